@@ -1,0 +1,1 @@
+"""The compiler's passes, imported as `structprune.passes`."""

@@ -1,0 +1,112 @@
+"""One group for each dimension that is free and reaches a parameter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from structprune.axis import Axis, Dim, Freeze
+from structprune.graph import Op, Value
+from structprune.passes.propagate import Solution
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A parameter's axis that a group runs along, and the whole expression of that axis.
+
+    `roles` are the operators that read the parameter, each with the place among its operands.
+    """
+
+    parameter: str
+    axis: int
+    expression: Axis
+    is_trained: bool
+    roles: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def is_entering(self) -> bool:
+        """The axis of a weight that its layer sums over."""
+        contracted = {("linear", 1): 1, ("conv", 1): 1, ("conv_transposed", 1): 0}
+        return any(contracted.get(role) == self.axis for role in self.roles)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """Indices that are removed together, each from every member."""
+
+    name: str
+    dim: Dim
+    members: tuple[Member, ...]
+    inexact: tuple[Op, ...] = ()
+
+    @property
+    def size(self) -> int:
+        return self.dim.size
+
+    @property
+    def exact(self) -> bool:
+        """Whether removing equals zeroing; if not, `inexact` names the operators that change."""
+        return not self.inexact
+
+
+def group(solution: Solution) -> list[Group]:
+    """The groups of a solved graph, in the order in which its parameters appear."""
+    found: dict[Dim, list[Member]] = {}
+    roles = roles_of(solution)
+    reaches_trained: set[Dim] = set()
+    for name, value in solution.graph.parameters.items():
+        for axis, expression in enumerate(solution.expanded(value)):
+            for leaf in dict.fromkeys(solution.system.leaves(expression)):
+                if leaf in solution.system.frozen or leaf.size < 2:
+                    continue
+                found.setdefault(leaf, []).append(Member(name, axis, expression, value.is_trained, tuple(roles.get(value, ()))))
+                if value.is_trained:
+                    reaches_trained.add(leaf)
+    inexact: dict[Dim, list[Op]] = {}
+    for op, axis in solution.statistics:
+        for leaf in set(solution.system.leaves(axis)):
+            inexact.setdefault(leaf, []).append(op)
+    names = GroupNames()
+    return [
+        Group(names.of(members), dim, tuple(members), tuple(inexact.get(dim, ())))
+        for dim, members in found.items()
+        if dim in reaches_trained
+    ]
+
+
+def roles_of(solution: Solution) -> dict[Value, list[tuple[str, int]]]:
+    roles: dict[Value, list[tuple[str, int]]] = {}
+    for op in solution.graph.ops:
+        for place, value in enumerate(op.inputs):
+            if value is not None and value.parameter is not None:
+                roles.setdefault(value, []).append((op.kind, place))
+    return roles
+
+
+class GroupNames:
+    """A group is called after its first parameter; further groups of one axis get a number."""
+
+    def __init__(self) -> None:
+        self.used: dict[str, int] = {}
+
+    def of(self, members: list[Member]) -> str:
+        name = f"{members[0].parameter}:{members[0].axis}"
+        count = self.used[name] = self.used.get(name, 0) + 1
+        return name if count == 1 else f"{name}#{count}"
+
+
+def frozen_share(solution: Solution) -> dict[Freeze, int]:
+    """How many entries of parameters have an axis that each cause keeps whole."""
+    shares: dict[Freeze, int] = {}
+    for value in solution.graph.parameters.values():
+        axes = solution.expanded(value)
+        causes = [solution.system.frozen[leaf] for axis in axes for leaf in solution.system.leaves(axis) if leaf in solution.system.frozen]
+        if causes and all(solution.system.is_frozen(axis) for axis in axes):
+            for cause in dict.fromkeys(causes):
+                shares[cause] = shares.get(cause, 0) + entries(value)
+    return shares
+
+
+def entries(value: Value) -> int:
+    return int(np.prod(value.shape, dtype=np.int64))

@@ -1,0 +1,126 @@
+"""Walk the operators in order and let each one's rule relate the axes of its tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import structprune.rules  # noqa: F401  registers the rules
+from structprune.axis import Axes, Axis, Dim, System, fresh
+from structprune.graph import Graph, Op, Value
+from structprune.rule import RULES, Meeting, Operand, Zeros
+
+
+@dataclass(slots=True)
+class Solution:
+    """The axes of every value, solved."""
+
+    graph: Graph
+    system: System = field(default_factory=System)
+    axes: dict[Value, Axes] = field(default_factory=dict)
+    zero: dict[Value, Zeros] = field(default_factory=dict)
+    statistics: list[tuple[Op, Axis]] = field(default_factory=list)
+    multiplied: list[tuple[Op, tuple[Axis, ...]]] = field(default_factory=list)
+    _expanded: dict[Value, Axes] = field(default_factory=dict)
+
+    def expanded(self, value: Value) -> Axes:
+        """The axes of a value in terms of unbound variables."""
+        found = self._expanded.get(value)
+        if found is None:
+            found = self._expanded[value] = tuple(self.system.expand(axis) for axis in self.axes[value])
+        return found
+
+
+def propagate(graph: Graph) -> Solution:
+    """Solve the equations of all operators."""
+    solution = Solution(graph)
+    system = solution.system
+    for value in graph.inputs:
+        solution.axes[value] = tuple(system.fixed(size, "an input of the model") for size in value.shape)
+        solution.zero[value] = (False,) * len(value.shape)
+    for op in graph.ops:
+        operands = [None if value is None else operand(solution, value) for value in op.inputs]
+        meeting = meet(op, operands)
+        for a, b in meeting.equal:
+            system.unify(a, b, op)
+        for axis, why in meeting.frozen:
+            system.freeze(axis, why, op)
+        for value, axes, zero in zip(op.outputs, meeting.outputs, meeting.zero, strict=True):
+            solution.axes[value] = axes
+            solution.zero[value] = zero
+        if op.kind == "write":
+            forget_zeros(solution, op)
+        solution.statistics.extend((op, axis) for axis in meeting.statistics)
+        solution.multiplied.extend((op, axes) for axes in meeting.multiplied)
+    for value in graph.outputs:
+        operand(solution, value)
+        for axis in solution.axes[value]:
+            system.freeze(axis, "reaches the model's output", value.producer)
+    freeze_diagonals(solution)
+    return solution
+
+
+def operand(solution: Solution, value: Value) -> Operand:
+    """The value as rules see it; parameters and constants get their axes at first sight."""
+    axes = solution.axes.get(value)
+    if axes is None:
+        if value.parameter is not None:
+            axes = tuple(fresh(size) for size in value.shape)
+        else:
+            axes = tuple(solution.system.fixed(size, "a constant made in forward") for size in value.shape)
+        solution.axes[value] = axes
+        solution.zero[value] = (value.parameter is not None,) * len(axes)
+    return Operand(axes, solution.zero[value], value.shape, value.parameter is not None)
+
+
+def meet(op: Op, operands: list[Operand | None]) -> Meeting:
+    """The rule's answer; where a rule does not fit the operator, nothing is known of it."""
+    found = RULES.get(op.kind)
+    if found is None:
+        return RULES["opaque"](op, *operands)
+    try:
+        meeting = found(op, *operands)
+        problem = misfit(op, meeting)
+    except (ValueError, IndexError, KeyError, TypeError) as error:
+        problem = f"{type(error).__name__}: {error}"
+    if problem is None:
+        return meeting
+    unknown = Op("opaque", op.name, op.inputs, op.outputs, {"why": f"the rule for {op.kind!r} does not fit {op.name!r}: {problem}"}, op.where)
+    return RULES["opaque"](unknown, *operands)
+
+
+def misfit(op: Op, meeting: Meeting) -> str | None:
+    """What is wrong with a meeting, before anything is learnt from it."""
+    for value, axes in zip(op.outputs, meeting.outputs, strict=True):
+        sizes = tuple(axis.size for axis in axes)
+        if sizes != value.shape:
+            return f"it gives {sizes}, the operator {value.shape}"
+    for a, b in meeting.equal:
+        if a.size != b.size:
+            return f"it equates sizes {a.size} and {b.size}"
+    return None
+
+
+def forget_zeros(solution: Solution, op: Op) -> None:
+    """After a write, whatever shares the memory may no longer be zero."""
+    target = op.inputs[0]
+    if target is None or target.base is None or all(solution.zero[op.outputs[0]]):
+        return
+    root = target.base
+    for value in list(solution.zero):
+        if value is root or value.base is root:
+            solution.zero[value] = (False,) * len(value.shape)
+
+
+def freeze_diagonals(solution: Solution) -> None:
+    """A variable that appears twice in one product cannot be counted index by index."""
+    for value, axes in solution.axes.items():
+        for axis in axes:
+            if isinstance(axis, Dim) and axis.size == 1:
+                continue
+            factors = solution.system.factors(axis)
+            if len(factors) < 2:
+                continue
+            leaves = [leaf for factor in factors for leaf in set(solution.system.leaves(factor))]
+            for leaf in set(leaves):
+                if leaves.count(leaf) > 1:
+                    solution.system.freeze(leaf, "appears twice in one product", value.producer)

@@ -1,0 +1,165 @@
+"""Score the indices of each group: the higher, the longer it stays.
+
+A criterion sees one array for each member of the group, whose first axis runs along the group's
+indices; torch tensors and numpy arrays alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace, device
+from numpy.typing import NDArray
+
+from structprune.axis import Axis, Dim, Product, Sum
+from structprune.errors import InvalidArgument
+from structprune.passes.group import Group
+
+Array = Any
+Scores = NDArray[np.float64]
+Criterion = Callable[[Group, Sequence[Array]], Any]
+
+CRITERIA: dict[str, Criterion] = {}
+
+
+def criterion(name: str) -> Callable[[Criterion], Criterion]:
+    """Register a criterion: `(group, weights) -> one number per index`."""
+
+    def register(function: Criterion) -> Criterion:
+        if name in CRITERIA:
+            raise InvalidArgument(f"a criterion called {name!r} exists already")
+        CRITERIA[name] = function
+        return function
+
+    return register
+
+
+def score(groups: Sequence[Group], arrays: Mapping[str, Array], how: str | Criterion) -> dict[Dim, Scores]:
+    """The scores of all groups by one criterion."""
+    if isinstance(how, str):
+        if how not in CRITERIA:
+            raise InvalidArgument(f"score={how!r} is unknown; there are {', '.join(sorted(CRITERIA))}, or give a function")
+        how = CRITERIA[how]
+    result: dict[Dim, Scores] = {}
+    for group in groups:
+        scores = to_numpy(how(group, slices_of(group, arrays)))
+        if scores.shape != (group.size,):
+            raise InvalidArgument(
+                f"the score of {group.name} has shape {scores.shape}, but the group has {group.size} indices"
+            )
+        if not np.isfinite(scores).all():
+            scores = np.nan_to_num(scores, nan=0.0)
+        result[group.dim] = scores
+    return result
+
+
+def to_numpy(scores: Any) -> Scores:
+    if hasattr(scores, "detach"):
+        scores = scores.detach().cpu().double()
+    return np.asarray(scores, dtype=np.float64)
+
+
+def slices_of(group: Group, arrays: Mapping[str, Array]) -> list[Array]:
+    """One array for each trained member; its first axis runs along the group."""
+    found: list[Array] = []
+    for member in group.members:
+        if not member.is_trained:
+            continue
+        array = arrays[member.parameter]
+        front = array_namespace(array).moveaxis(array, member.axis, 0)
+        found.extend(slices(member.expression, group.dim, front))
+    return found
+
+
+def slices(axis: Axis, dim: Dim, array: Array) -> Iterator[Array]:
+    """The parts of an array along one variable of the expression of its first axis."""
+    xp = array_namespace(array)
+    match axis:
+        case Dim():
+            if axis is dim:
+                yield array
+        case Sum(parts):
+            start = 0
+            for part in parts:
+                yield from slices(part, dim, array[start : start + part.size, ...])
+                start += part.size
+        case Product(factors):
+            opened = xp.reshape(array, (*(factor.size for factor in factors), *array.shape[1:]))
+            for position, factor in enumerate(factors):
+                yield from slices(factor, dim, xp.moveaxis(opened, position, 0))
+
+
+def others(array: Array) -> tuple[int, ...]:
+    return tuple(range(1, array.ndim))
+
+
+def by_norm(order: float) -> Criterion:
+    def norm(group: Group, weights: Sequence[Array]) -> Array:
+        """The norm of everything that would be removed with an index."""
+        total: Array = 0
+        for each in weights:
+            xp = array_namespace(each)
+            if each.ndim == 1:
+                size = xp.abs(each) if order else xp.astype(each != 0, each.dtype)
+            else:
+                size = xp.linalg.vector_norm(each, axis=others(each), ord=order)
+            size = to_numpy(size)
+            if order == float("inf"):
+                total = np.maximum(total, size)
+            else:
+                total = total + size ** (order or 1)
+        return total ** (1 / order) if order and order != float("inf") else total
+
+    return norm
+
+
+criterion("l0")(by_norm(0))
+criterion("l1")(by_norm(1))
+criterion("l2")(by_norm(2))
+criterion("linf")(by_norm(float("inf")))
+
+
+@criterion("fpgm")
+def geometric_median(group: Group, weights: Sequence[Array]) -> Array:
+    """The distance to the geometric median of the group's filters: those near it are replaceable."""
+    share: Scores = np.full(group.size, 1 / group.size)
+    distances: Scores = np.zeros(group.size)
+    # Weiszfeld's iteration; the weights say how much each filter counts for the median.
+    for _ in range(12):
+        squares: Scores = np.zeros(group.size)
+        for each in weights:
+            xp = array_namespace(each)
+            spread = xp.asarray(share, dtype=each.dtype, device=device(each))
+            spread = xp.reshape(spread, (group.size,) + (1,) * (each.ndim - 1))
+            median = xp.sum(each * spread, axis=0, keepdims=True)
+            size = each - median
+            squares += to_numpy(xp.linalg.vector_norm(size, axis=others(each)) if each.ndim > 1 else xp.abs(size)) ** 2
+        distances = np.sqrt(squares)
+        inverse = 1 / np.maximum(distances, 1e-12 * max(distances.max(), 1e-300))
+        share = inverse / inverse.sum()
+    return distances
+
+
+@criterion("bn_scale")
+def batch_norm_scale(group: Group, weights: Sequence[Array]) -> Array:
+    """|gamma| of the batch norms along the group; the l2 norm where there is none."""
+    trained = [member for member in group.members if member.is_trained]
+    if len(trained) != len(weights):
+        return CRITERIA["l2"](group, weights)
+    gammas = [each for member, each in zip(trained, weights, strict=True) if ("batch_norm", 1) in member.roles]
+    return CRITERIA["l2"](group, gammas or weights)
+
+
+def random_scores(seed: int) -> Criterion:
+    generator = np.random.default_rng(seed)
+
+    def draw(group: Group, weights: Sequence[Array]) -> Array:
+        """A number from a seeded generator."""
+        return generator.random(group.size)
+
+    return draw
+
+
+__all__ = ["CRITERIA", "Criterion", "criterion", "random_scores", "score"]

@@ -1,0 +1,228 @@
+"""Turn a target into the indices that stay.
+
+Every group can shrink in steps. The steps of all groups are put in one order, and the shortest
+beginning of that order that reaches the target is taken; single steps then close the gap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil, gcd
+
+import numpy as np
+
+from structprune.axis import Axis, Dim, Kept, Product, Sum
+from structprune.errors import UnsupportedRatio
+from structprune.passes.group import Group
+from structprune.passes.measure import Counts, Measure
+from structprune.passes.score import Scores
+
+TOLERANCE = 0.01
+FLOORS = (0.1, 0.05, 0.02, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """Dimensions that shrink in step: `sizes` gives, after each step, the count of each of them."""
+
+    dims: tuple[Dim, ...]
+    sizes: tuple[tuple[int, ...], ...]
+
+    def counts(self, step: int) -> Counts:
+        return dict(zip(self.dims, self.sizes[step], strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Tie:
+    """Dimensions whose counts must stay in proportion, because the model's code derives one from another."""
+
+    dims: tuple[Dim, ...]
+
+
+def bundles(groups: Sequence[Group], multiples: Mapping[Dim, int], ties: Iterable[Tie]) -> list[Bundle]:
+    """The independent choices: single dimensions, and those that are tied."""
+    free = {group.dim: group for group in groups}
+    tied: dict[Dim, frozenset[Dim]] = {}
+    for tie in ties:
+        together = frozenset(dim for each in tie.dims for dim in tied.get(each, (each,)))
+        tied.update(dict.fromkeys(together, together))
+    found: list[Bundle] = []
+    done: set[Dim] = set()
+    for dim in free:
+        if dim in done:
+            continue
+        together = sorted(tied.get(dim, {dim}), key=list(free).index) if all(d in free for d in tied.get(dim, ())) else []
+        done.update(tied.get(dim, {dim}))
+        if together:
+            found.append(Bundle(tuple(together), steps_of(together, multiples)))
+    return [bundle for bundle in found if len(bundle.sizes) > 1]
+
+
+def steps_of(dims: Sequence[Dim], multiples: Mapping[Dim, int]) -> tuple[tuple[int, ...], ...]:
+    """All counts from whole to least: proportional, and multiples of what each dimension asks for."""
+    shared = gcd(*(dim.size for dim in dims))
+    sizes = [tuple(dim.size for dim in dims)]
+    for part in range(shared - 1, 0, -1):
+        counts = tuple(dim.size * part // shared for dim in dims)
+        if all(count % multiples.get(dim, 1) == 0 for dim, count in zip(dims, counts, strict=True)):
+            sizes.append(counts)
+    return tuple(sizes)
+
+
+def alignment(axes: Iterable[Axis], frozen: Mapping[Dim, object], align: int) -> dict[Dim, int]:
+    """The multiple that each dimension's count must be, so that kept widths are multiples of `align`."""
+    multiples: dict[Dim, int] = {}
+    if align <= 1:
+        return multiples
+    for axis in axes:
+        if axis.size % align and axis.size > align:
+            continue
+        for part in axis.parts if isinstance(axis, Sum) else (axis,):
+            needed = align
+            factors = part.factors if isinstance(part, Product) else (part,)
+            for factor in factors:
+                if not isinstance(factor, Dim) or factor in frozen:
+                    needed //= gcd(needed, factor.size)
+            for factor in reversed(factors):
+                if isinstance(factor, Dim) and factor not in frozen and needed > 1:
+                    own = gcd(needed, factor.size)
+                    before = multiples.get(factor, 1)
+                    multiples[factor] = own * before // gcd(own, before)
+                    needed //= own
+    return multiples
+
+
+def select(
+    choices: Sequence[Bundle],
+    scores: Mapping[Dim, Scores],
+    measure: Measure,
+    ratio: float,
+    scope: str,
+) -> Kept:
+    """The indices that stay, so that the measure loses the ratio."""
+    if ratio == 0:
+        return {}
+    limits = lowest_allowed(choices, measure, ratio)
+    order = ranking(choices, scores, measure, scope, limits)
+    taken = [0] * len(choices)
+    shortest_reaching(order, choices, measure, ratio, taken)
+    close_the_gap(choices, measure, ratio, taken, limits)
+    return {
+        dim: keep(scores[dim], count)
+        for bundle, step in zip(choices, taken, strict=True)
+        for dim, count in bundle.counts(step).items()
+        if count < dim.size
+    }
+
+
+def keep(scores: Scores, count: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """The indices with the highest scores, in their old order."""
+    return np.sort(np.argsort(-scores, kind="stable")[:count]).astype(np.int64)
+
+
+def lowest_allowed(choices: Sequence[Bundle], measure: Measure, ratio: float) -> list[int]:
+    """The last step that each bundle may take: the highest floor under which the ratio can be reached."""
+    for floor in FLOORS:
+        limits = [last_step_above(bundle, floor) for bundle in choices]
+        apply(choices, measure, limits)
+        if measure.removed >= ratio or floor == FLOORS[-1]:
+            break
+    reachable = measure.removed
+    apply(choices, measure, [0] * len(choices))
+    if reachable < ratio - TOLERANCE:
+        raise UnsupportedRatio(f"Largest reachable ratio: {np.floor(reachable * 1000) / 1000:g}")
+    return limits
+
+
+def last_step_above(bundle: Bundle, floor: float) -> int:
+    least = max(1, ceil(floor * bundle.dims[0].size))
+    steps = [step for step, counts in enumerate(bundle.sizes) if counts[0] >= least]
+    return max(steps[-1], min(1, len(bundle.sizes) - 1))
+
+
+def apply(choices: Sequence[Bundle], measure: Measure, taken: Sequence[int]) -> None:
+    counts: Counts = {}
+    for bundle, step in zip(choices, taken, strict=True):
+        counts.update(bundle.counts(step))
+    measure.set(counts)
+
+
+def ranking(
+    choices: Sequence[Bundle], scores: Mapping[Dim, Scores], measure: Measure, scope: str, limits: Sequence[int]
+) -> list[int]:
+    """The bundles in the order in which they take steps."""
+    keyed: list[tuple[float, int, int]] = []
+    for index, bundle in enumerate(choices):
+        if scope == "uniform":
+            keys = [1 - bundle.sizes[step][0] / bundle.dims[0].size for step in range(1, limits[index] + 1)]
+        else:
+            keys = costs(bundle, scores, measure, limits[index])
+        keyed.extend((key, step, index) for step, key in enumerate(keys, start=1))
+    keyed.sort()
+    return [index for _, _, index in keyed]
+
+
+def costs(bundle: Bundle, scores: Mapping[Dim, Scores], measure: Measure, limit: int) -> list[float]:
+    """The importance that each step loses for what it saves, never less than that of the step before."""
+    if limit == 0:
+        return []
+    before = measure.total
+    measure.set(bundle.counts(limit))
+    saved = (before - measure.total) / max(measure.whole, 1)
+    measure.set(bundle.counts(0))
+    lost = np.zeros(limit)
+    for position, dim in enumerate(bundle.dims):
+        ordered = np.sort(scores[dim])
+        mean = float(ordered.mean()) or 1.0
+        running = np.concatenate([[0.0], np.cumsum(ordered)]) / mean
+        removed = [dim.size - bundle.sizes[step][position] for step in range(limit + 1)]
+        lost += np.diff(running[removed])
+    per_step = np.diff([bundle.dims[0].size - bundle.sizes[step][0] for step in range(limit + 1)])
+    price = saved / max(per_step.sum(), 1)
+    # The square root of what is saved: importance alone empties cheap layers, the quotient costly ones.
+    return list(np.maximum.accumulate(lost / per_step / max(price, 1e-12) ** 0.5))
+
+
+def shortest_reaching(
+    order: Sequence[int], choices: Sequence[Bundle], measure: Measure, ratio: float, taken: list[int]
+) -> None:
+    """Bisect for the shortest beginning of the order that removes at least the ratio."""
+    low, high = 0, len(order)
+    while low < high:
+        middle = (low + high) // 2
+        steps = np.bincount(order[:middle], minlength=len(choices))
+        apply(choices, measure, [int(step) for step in steps])
+        if measure.removed >= ratio:
+            high = middle
+        else:
+            low = middle + 1
+    taken[:] = [int(step) for step in np.bincount(order[:low], minlength=len(choices))]
+    apply(choices, measure, taken)
+
+
+def close_the_gap(
+    choices: Sequence[Bundle], measure: Measure, ratio: float, taken: list[int], limits: Sequence[int]
+) -> None:
+    """Take or undo single steps as long as that brings the measure nearer to the ratio."""
+    for _ in range(64):
+        error = abs(measure.removed - ratio)
+        if error < TOLERANCE / 10:
+            return
+        best: tuple[float, int, int] | None = None
+        for index, bundle in enumerate(choices):
+            step = taken[index]
+            for other in (step - 1, step + 1):
+                if not 0 <= other <= limits[index]:
+                    continue
+                measure.set(bundle.counts(other))
+                found = abs(measure.removed - ratio)
+                if found < error and (best is None or found < best[0]):
+                    best = (found, index, other)
+            measure.set(bundle.counts(step))
+        if best is None:
+            break
+        taken[best[1]] = best[2]
+        measure.set(choices[best[1]].counts(best[2]))
+    if abs(measure.removed - ratio) > TOLERANCE:
+        raise UnsupportedRatio(f"The nearest ratio that can be reached: {measure.removed:.4f}")

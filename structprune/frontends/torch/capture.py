@@ -1,0 +1,361 @@
+"""Record what a torch model computes, one call for each ATen operator.
+
+The model itself runs, on ghosts: tensors that have a shape, a type and a device but no data. A
+dispatch mode sees every operator before composite ones are taken apart (`linear` and
+`scaled_dot_product_attention` arrive whole). Where a model reads data (`.item()`, `nonzero`), ghosts
+cannot go on, and one real run is recorded in their place.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._dispatch.python import enable_python_dispatcher, no_python_dispatcher
+from torch._subclasses.schema_check_mode import SchemaCheckMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from structprune.errors import CaptureError
+from structprune.frontends.torch import operators  # noqa: F401  registers the entries
+from structprune.frontends.torch.lower import has_rule
+from structprune.frontends.torch.record import Arguments, Call, Capture, map_tensors, tensors_in
+from structprune.frontends.torch.shape import SAME_SHAPE, quick_shape
+from structprune.graph import Shape, Value, Where
+
+TORCH_FOLDER = str(Path(torch.__file__).parent)
+THIS_FOLDER = str(Path(__file__).parent)
+# Constants larger than this are not computed while recording: only their shape is kept.
+LARGEST_CONSTANT = 1 << 22
+
+
+class Ghost(Tensor):
+    """A tensor without data. Operators on it are seen by the recorder alone."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    @staticmethod
+    def __new__(cls, like: Tensor, device: torch.device) -> Ghost:
+        return torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined, no-any-return]
+            cls, like.size(), strides=like.stride(), dtype=like.dtype, device=device
+        )
+
+    def __init__(self, like: Tensor, device: torch.device) -> None:
+        pass
+
+    @classmethod
+    def __torch_dispatch__(
+        cls, function: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        raise GhostEscaped(f"{function} read data")
+
+
+class GhostEscaped(Exception):
+    """The model wants the values of a tensor that has none."""
+
+
+class Recorder(SchemaCheckMode):
+    """The dispatch mode that records; it subclasses a mode that torch admits before dispatch."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Otherwise every operator passes through dynamo's wrapper, and dynamo is imported for it."""
+        return False
+
+    def __init__(self, model: nn.Module, is_real: bool) -> None:
+        TorchDispatchMode.__init__(self, torch._C.DispatchKey.PreDispatch)
+        self._dispatch_key = torch._C.DispatchKey.PreDispatch
+        self.is_real = is_real
+        self.calls: list[Call] = []
+        self.parameters: dict[str, Value] = {}
+        self.aliases: dict[str, str] = {}
+        self.constants: dict[Value, Tensor] = {}
+        self.dtypes: dict[Value, torch.dtype] = {}
+        self.modules: list[str] = []
+        self._stored: dict[int, tuple[Tensor, str]] = {}
+        self._by_storage: dict[tuple[int, Shape], str] = {}
+        self._values: dict[int, tuple[Tensor, Value]] = {}
+        self._metas: dict[int, Tensor] = {}
+        self._trained: set[str] = set()
+        for tensors, is_trained in ((model.named_parameters, True), (model.named_buffers, False)):
+            for name, tensor in tensors(remove_duplicate=False):
+                self._register(name, tensor, is_trained)
+
+    def _register(self, name: str, tensor: Tensor, is_trained: bool) -> None:
+        known = self._stored.get(id(tensor))
+        self.aliases[name] = known[1] if known else name
+        if known is None:
+            self._stored[id(tensor)] = (tensor, name)
+            if is_trained:
+                self._trained.add(name)
+            if tensor.numel() and tensor.device.type != "meta":
+                self._by_storage.setdefault((tensor.data_ptr(), tuple(tensor.shape)), name)
+
+    def __enter__(self) -> Recorder:
+        TorchDispatchMode.__enter__(self)
+        return self
+
+    def __exit__(self, *details: Any) -> None:
+        TorchDispatchMode.__exit__(self, *details)
+
+    # -- values --------------------------------------------------------------------------------
+
+    def ghost(self, tensor: Tensor) -> Tensor:
+        """What stands for an input while recording."""
+        return tensor if self.is_real else Ghost(tensor, tensor.device)
+
+    def new_value(self, tensor: Tensor, name: str) -> Value:
+        value = Value(name, tuple(tensor.shape))
+        self._values[id(tensor)] = (tensor, value)
+        self.dtypes[value] = tensor.dtype
+        return value
+
+    def value(self, tensor: Tensor) -> Value:
+        known = self._values.get(id(tensor))
+        if known is not None:
+            return known[1]
+        stored = self._stored.get(id(tensor))
+        name = stored[1] if stored else self._by_storage.get((pointer(tensor), tuple(tensor.shape)))
+        if name is None:
+            value = self.new_value(tensor, f"constant_{len(self.constants)}")
+            self.constants[value] = tensor
+            return value
+        parameter = self.parameters.get(name)
+        if parameter is None:
+            parameter = self.parameters[name] = self.new_value(tensor, name)
+            parameter.parameter = name
+            parameter.is_trained = name in self._trained
+        self._values[id(tensor)] = (tensor, parameter)
+        return parameter
+
+    def _is_known(self, tensor: Tensor) -> bool:
+        """A real tensor that no input and no trained parameter had a part in."""
+        if isinstance(tensor, Ghost) or tensor.numel() > LARGEST_CONSTANT:
+            return False
+        stored = self._stored.get(id(tensor))
+        return stored is None or not tensor.is_floating_point()
+
+    def _meta(self, tensor: Tensor) -> Tensor:
+        found = self._metas.get(id(tensor))
+        if found is None:
+            found = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta")
+            self._metas[id(tensor)] = found
+        return found
+
+    # -- recording -----------------------------------------------------------------------------
+
+    def __torch_dispatch__(
+        self, function: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if function.namespace == "prim":
+            return function(*args, **kwargs)
+        if decomposes(function):
+            with self:
+                result = function.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        with no_python_dispatcher():
+            return self._record(function, args, kwargs)
+
+    def _record(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        tensors = list(tensors_in((args, kwargs)))
+        is_constant = all(map(self._is_known, tensors))
+        recorded_args = map_tensors(args, self.value)
+        recorded_kwargs = map_tensors(kwargs, self.value)
+        shared = tensors[0] if tensors and function in SAME_SHAPE else None
+        if self.is_real or is_constant:
+            result = function(*args, **kwargs)
+            if not self.is_real and any(t.device.type == "meta" for t in tensors_in(result)):
+                raise GhostEscaped("a tensor was made on the meta device")
+        elif shared is not None:
+            result = Ghost(shared, shared.device)
+        else:
+            device = kwargs.get("device") or next((t.device for t in tensors if isinstance(t, Ghost)), tensors[0].device)
+            result = quick_shape(function, args, kwargs)
+            if result is None:
+                if kwargs.get("device") is not None:
+                    kwargs = {**kwargs, "device": torch.device("meta")}
+                if function is torch.ops.aten._local_scalar_dense.default:
+                    raise GhostEscaped("the model reads a number from a tensor")
+                result = function(*map_tensors(args, self._meta), **map_tensors(kwargs, self._meta))
+            result = self._wrap(result, torch.device(device), tensors)
+        call = Call(function, recorded_args, recorded_kwargs, [], self._where(), torch.is_grad_enabled())
+        for index, tensor in enumerate(tensors_in(result)):
+            # An operator in place gives back its own argument: a new value for the same tensor.
+            call.outputs.append(self.new_value(tensor, f"{name_of(function)}_{len(self.calls)}_{index}"))
+        if is_constant and len(call.outputs) == 1:
+            call.known = result
+        self.calls.append(call)
+        return result
+
+    def _wrap(self, result: Any, device: torch.device, arguments: Sequence[Tensor]) -> Any:
+        """Ghosts for the meta tensors of a result; an argument given back stays itself."""
+        originals = {id(self._metas[id(each)]): each for each in arguments if id(each) in self._metas}
+
+        def wrap(meta: Tensor) -> Tensor:
+            original = originals.get(id(meta))
+            if original is not None:
+                return original
+            ghost = Ghost(meta, device)
+            self._metas[id(ghost)] = meta
+            return ghost
+
+        return map_tensors(result, wrap)
+
+    def _where(self) -> Where:
+        frame = sys._getframe(2)
+        while frame is not None:
+            file = frame.f_code.co_filename
+            if not file.startswith(TORCH_FOLDER) and not file.startswith(THIS_FOLDER):
+                return Where(f"{file}:{frame.f_lineno}", self.modules[-1] if self.modules else "")
+            if frame.f_back is None:
+                break
+            frame = frame.f_back
+        return Where("", self.modules[-1] if self.modules else "")
+
+
+def pointer(tensor: Tensor) -> int:
+    return 0 if isinstance(tensor, Ghost) or tensor.device.type == "meta" else tensor.data_ptr()
+
+
+def name_of(function: Any) -> str:
+    return str(function._opname) if hasattr(function, "_opname") else str(function)
+
+
+_DECOMPOSES: dict[Any, bool] = {}
+
+
+def decomposes(function: Any) -> bool:
+    """Composite operators without a rule of their own are recorded as what they consist of."""
+    found = _DECOMPOSES.get(function)
+    if found is None:
+        key = torch._C.DispatchKey.CompositeImplicitAutograd
+        found = not has_rule(function) and hasattr(function, "has_kernel_for_dispatch_key") and function.has_kernel_for_dispatch_key(key)
+        _DECOMPOSES[function] = found
+    return found
+
+
+@contextmanager
+def left_as_found(model: nn.Module) -> Iterator[None]:
+    """Undo what a forward pass leaves on the modules: caches, counters, training flags."""
+    saved = []
+    for module in model.modules():
+        attributes = dict(module.__dict__)
+        containers = {
+            name: (value, value.copy())
+            for name, value in attributes.items()
+            if isinstance(value, dict | list | set) and value is not None
+        }
+        saved.append((module, attributes, containers))
+        module.__dict__["training"] = False
+    try:
+        yield
+    finally:
+        for module, attributes, containers in saved:
+            module.__dict__.clear()
+            module.__dict__.update(attributes)
+            for container, content in containers.values():
+                if isinstance(container, list):
+                    container[:] = content
+                else:
+                    container.clear()
+                    container.update(content)
+
+
+@contextmanager
+def module_names(model: nn.Module, stack: list[str]) -> Iterator[None]:
+    """Keep the name of the module that is running at the end of a list."""
+    names = {id(module): name for name, module in model.named_modules()}
+
+    def enter(module: nn.Module, args: Any) -> None:
+        stack.append(names.get(id(module), stack[-1] if stack else ""))
+
+    def leave(module: nn.Module, args: Any, result: Any) -> None:
+        stack.pop()
+
+    hooks = [
+        nn.modules.module.register_module_forward_pre_hook(enter),
+        nn.modules.module.register_module_forward_hook(leave, always_call=True),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def unfused_attention() -> Iterator[None]:
+    """Encoder layers take a fused shortcut in eval mode; record what they mean in its place."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def capture(model: nn.Module, inputs: Arguments) -> Capture:
+    """Record the model on these inputs, on ghosts if possible and by one real run if not."""
+    try:
+        return record(model, inputs, is_real=False)
+    except Exception as ghost_error:
+        try:
+            return record(model, inputs, is_real=True)
+        except Exception as error:
+            raise CaptureError(
+                f"the model's forward raised {type(error).__name__}: {error}{raised_at(error)}. "
+                "Give example_inputs on which the model runs."
+            ) from (error if str(error) == str(ghost_error) else error)
+
+
+def raised_at(error: BaseException) -> str:
+    """The innermost line of the user's code in a traceback."""
+    traceback, found = error.__traceback__, ""
+    while traceback is not None:
+        file = traceback.tb_frame.f_code.co_filename
+        if not file.startswith((TORCH_FOLDER, THIS_FOLDER)):
+            found = f" at {file}:{traceback.tb_lineno}"
+        traceback = traceback.tb_next
+    return found
+
+
+def record(model: nn.Module, inputs: Arguments, is_real: bool) -> Capture:
+    recorder = Recorder(model, is_real)
+    entering: list[Value] = []
+
+    def enter(tensor: Tensor) -> Tensor:
+        ghost = recorder.ghost(tensor)
+        entering.append(recorder.new_value(ghost, f"input_{len(entering)}"))
+        return ghost
+
+    args, kwargs = map_tensors(inputs[0], enter), map_tensors(inputs[1], enter)
+    with ExitStack() as stack:
+        for context in (
+            left_as_found(model),
+            unfused_attention(),
+            module_names(model, recorder.modules),
+            torch.no_grad() if is_real else torch.enable_grad(),
+            enable_python_dispatcher(),
+            recorder,
+        ):
+            stack.enter_context(context)
+        result = model(*args, **kwargs)
+    outputs = [recorder.value(tensor) for tensor in tensors_in(result)]
+    return Capture(
+        calls=recorder.calls,
+        inputs=entering,
+        outputs=outputs,
+        parameters=recorder.parameters,
+        aliases=recorder.aliases,
+        constants=recorder.constants,
+        dtypes=recorder.dtypes,
+        result=map_tensors(result, recorder.value),
+        is_real=is_real,
+        modules=dict(model.named_modules()),
+    )

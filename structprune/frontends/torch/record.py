@@ -1,0 +1,88 @@
+"""What a recorded run is: calls of ATen operators whose tensors are `Value`s."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from structprune.graph import Value, Where
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One recorded operator; tensors among its arguments are `Value`s."""
+
+    target: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outputs: list[Value]
+    where: Where
+    with_grad: bool = True
+    known: Tensor | None = None
+
+    def tensors(self) -> Iterator[Value]:
+        """The values among the arguments."""
+        return values_in((self.args, self.kwargs))
+
+
+@dataclass(slots=True)
+class Capture:
+    """A recorded run."""
+
+    calls: list[Call]
+    inputs: list[Value]
+    outputs: list[Value]
+    parameters: dict[str, Value]
+    aliases: dict[str, str]
+    constants: dict[Value, Tensor]
+    dtypes: dict[Value, torch.dtype]
+    result: Any
+    is_real: bool
+    modules: dict[str, nn.Module] = field(default_factory=dict)
+
+
+def values_in(structure: Any) -> Iterator[Value]:
+    """The values inside nested arguments."""
+    if isinstance(structure, Value):
+        yield structure
+    elif isinstance(structure, list | tuple):
+        for item in structure:
+            yield from values_in(item)
+    elif isinstance(structure, dict):
+        for item in structure.values():
+            yield from values_in(item)
+
+
+def tensors_in(structure: Any) -> Iterator[Tensor]:
+    """The tensors that a caller of the model sees in its result."""
+    if isinstance(structure, Tensor):
+        yield structure
+    elif isinstance(structure, dict):
+        for item in structure.values():
+            yield from tensors_in(item)
+    elif isinstance(structure, list | tuple | set):
+        for item in structure:
+            yield from tensors_in(item)
+    elif is_dataclass(structure) and not isinstance(structure, type):
+        for entry in fields(structure):
+            yield from tensors_in(getattr(structure, entry.name))
+
+
+def map_tensors(structure: Any, function: Callable[[Tensor], Any]) -> Any:
+    """The structure with every tensor replaced."""
+    if isinstance(structure, Tensor):
+        return function(structure)
+    if isinstance(structure, dict):
+        # Subclasses such as tokenizers' encodings may not be rebuilt from pairs: a dict serves.
+        return {key: map_tensors(item, function) for key, item in structure.items()}
+    if isinstance(structure, tuple) and hasattr(structure, "_fields"):
+        return type(structure)(*(map_tensors(item, function) for item in structure))
+    if isinstance(structure, list | tuple):
+        return type(structure)(map_tensors(item, function) for item in structure)
+    return structure

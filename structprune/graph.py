@@ -1,0 +1,57 @@
+"""The neutral graph that both front ends lower to: operators over values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Where in the user's code an operator came from."""
+
+    line: str = ""
+    module: str = ""
+
+    def __str__(self) -> str:
+        return " in ".join(part for part in (self.line, self.module) if part)
+
+
+@dataclass(slots=True, eq=False)
+class Value:
+    """A tensor. A parameter has the name of what stores it; a view has its base."""
+
+    name: str
+    shape: Shape
+    parameter: str | None = None
+    is_trained: bool = False
+    producer: Op | None = None
+    base: Value | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Op:
+    """One operator: its kind decides the rule, `source` is the front end's own node."""
+
+    kind: str
+    name: str
+    inputs: tuple[Value | None, ...]
+    outputs: tuple[Value, ...]
+    attributes: Mapping[str, object] = field(default_factory=dict)
+    where: Where = Where()
+    source: object = None
+
+    def __str__(self) -> str:
+        return f"{self.name} at {self.where}" if str(self.where) else self.name
+
+
+@dataclass(slots=True)
+class Graph:
+    """Operators in the order in which they run."""
+
+    ops: list[Op]
+    parameters: dict[str, Value]
+    inputs: list[Value]
+    outputs: list[Value]

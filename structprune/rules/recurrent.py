@@ -1,0 +1,53 @@
+"""LSTM, GRU and plain recurrent layers: the hidden width is one axis."""
+
+from structprune.axis import ONE, Axis, Product, Sum, fresh
+from structprune.graph import Op
+from structprune.rule import Meeting, Operand, rule
+
+
+@rule("recurrent")
+def recurrent(op: Op, x: Operand, *operands: Operand) -> Meeting:
+    """h[t] = f(w x[t] + u h[t - 1] + b), each gate of the width of h
+
+    operands: the initial states, then for each layer and direction w, u, and, if any, both biases.
+    """
+    states = int(str(op.attributes["states"]))
+    gates = int(str(op.attributes["gates"]))
+    directions = int(str(op.attributes["directions"]))
+    per_layer = int(str(op.attributes["per_layer"]))
+    initial, weights = operands[:states], operands[states:]
+    hidden = weights[1].axes[1]
+    gate = fresh(gates)
+    meeting = Meeting([], [])
+    if gates > 1:
+        meeting.frozen.append((gate, "the gates of a recurrent layer"))
+    entering: Axis = x.axes[-1]
+    # Gates of zeroed rows are constants, and the state stays where it began: at zero, if it began there.
+    is_zero = all(state.zero[-1] for state in initial)
+    layers = [weights[k : k + per_layer] for k in range(0, len(weights), per_layer)]
+    multiplied: list[tuple[Axis, ...]] = []
+    positions = x.axes[:-1]
+    for index, (w, u, *biases) in enumerate(layers):
+        if index % directions == 0 and index:
+            entering = Sum((hidden,) * directions)
+        meeting.equal += [(w.axes[1], entering), (u.axes[1], hidden)]
+        meeting.equal += [(each.axes[0], Product((gate, hidden))) for each in (w, u, *biases)]
+        multiplied += [(*positions, *w.axes), (*positions, *u.axes)]
+    if not x.zero[-1] and not weights[0].zero[1]:
+        meeting.frozen.append((x.axes[-1], f"{op.name} sums over it, and it is not zero there"))
+    for state in initial:
+        meeting.equal.append((state.axes[-1], hidden))
+    meeting.multiplied = multiplied
+    leaving: Axis = Sum((hidden,) * directions) if directions > 1 else hidden
+    is_cell = bool(op.attributes.get("is_cell", False))
+    for position, value in enumerate(op.outputs):
+        if is_cell or (position == 0):
+            width = hidden if is_cell else leaving
+            axes = (*x.axes[:-1], width)
+        else:
+            lead = [fresh(size) for size in value.shape[:-1]]
+            meeting.frozen.extend((axis, "the state of a recurrent layer") for axis in lead if axis is not ONE)
+            axes = (*lead, hidden)
+        meeting.outputs.append(axes)
+        meeting.zero.append((*(False for _ in axes[:-1]), is_zero))
+    return meeting

@@ -1,0 +1,69 @@
+"""Operators that pass axes through: transposes, pools, gathers, softmax, constants, the unknown."""
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from structprune.axis import ONE, Axes, Axis, fresh
+from structprune.graph import Op
+from structprune.rule import Meeting, Operand, rule
+
+Source = tuple[int, int]
+
+
+@rule("route")
+def route(op: Op, *operands: Operand) -> Meeting:
+    """Each output axis is an axis of some operand, or a new one.
+
+    routes: for each output, for each of its axes, the (operand, axis) pairs that it equals;
+    whole: (operand, axis) -> why it must stay whole; keeps_zero: f(0) = 0;
+    copies: the output axes along which all entries are the same.
+    """
+    meeting = Meeting([], [])
+    whole = cast(Mapping[Source, str], op.attributes.get("whole", {}))
+    for (operand, axis), why in whole.items():
+        meeting.frozen.append((operands[operand].axes[axis], f"{op.name} {why}"))
+    keeps_zero = bool(op.attributes.get("keeps_zero", True))
+    copies = cast(Sequence[int], op.attributes.get("copies", ()))
+    routes = cast(Sequence[Sequence[Sequence[Source]]], op.attributes["routes"])
+    for value, paths in zip(op.outputs, routes, strict=True):
+        axes: list[Axis] = []
+        zero: list[bool] = []
+        for position, (size, sources) in enumerate(zip(value.shape, paths, strict=True)):
+            present = [operands[i].axes[k] for i, k in sources if operands[i].axes[k].size == size]
+            if not present:
+                axis = fresh(size)
+                if position not in copies:
+                    meeting.frozen.append((axis, f"position in the output of {op.name}"))
+                axes.append(axis)
+                zero.append(False)
+                continue
+            meeting.equal.extend((present[0], other) for other in present[1:])
+            axes.append(present[0])
+            zero.append(keeps_zero and all(operands[i].zero[k] for i, k in sources if operands[i].axes[k].size == size))
+        meeting.outputs.append(tuple(axes))
+        meeting.zero.append(tuple(zero))
+    return meeting
+
+
+@rule("constant")
+def constant(op: Op, *operands: Operand) -> Meeting:
+    """Every entry is the same: any of them can go."""
+    outputs: list[Axes] = [tuple(fresh(size) for size in value.shape) for value in op.outputs]
+    is_zero = bool(op.attributes.get("fills_zero", False))
+    return Meeting(outputs, [tuple(is_zero for _ in axes) for axes in outputs])
+
+
+@rule("opaque")
+def opaque(op: Op, *operands: Operand | None) -> Meeting:
+    """Nothing is known: every axis stays whole."""
+    why = str(op.attributes.get("why", f"no rule for {op.name!r}"))
+    meeting = Meeting([], [])
+    for operand in operands:
+        if operand is not None:
+            meeting.frozen.extend((axis, why) for axis in operand.axes)
+    for value in op.outputs:
+        axes = tuple(fresh(size) for size in value.shape)
+        meeting.frozen.extend((axis, why) for axis in axes if axis is not ONE)
+        meeting.outputs.append(axes)
+        meeting.zero.append((False,) * len(axes))
+    return meeting
