@@ -99,6 +99,7 @@ class Decoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embedding = nn.Embedding(VOCABULARY, 64)
+        nn.init.normal_(self.embedding.weight, std=0.02)
         self.blocks = nn.ModuleList(Block(64, heads=4, kv_heads=2, hidden=160) for _ in range(3))
         self.norm = RMSNorm(64)
         self.head = nn.Linear(64, 10, bias=False)

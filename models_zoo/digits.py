@@ -45,7 +45,7 @@ def fit(
     data: Data,
     epochs: int,
     *,
-    rate: float = 3e-3,
+    rate: float = 5e-3,
     batch_size: int = 64,
     seed: int = 0,
     on_epoch: Callable[[int, float], None] | None = None,
@@ -56,7 +56,7 @@ def fit(
     """
     x, y, _, _ = data
     steps = -(-len(x) // batch_size)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.05)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=epochs * steps)
     model.train()
     with torch.random.fork_rng():

@@ -19,9 +19,9 @@ EPOCHS = {
     "unet": 10,
     "convnext": 20,
     "vit": 20,
-    "swin": 18,
+    "swin": 20,
     "encoder": 20,
-    "decoder": 20,
+    "decoder": 28,
     "recurrent": 20,
     "moe": 20,
 }

@@ -204,25 +204,55 @@ def shortest_reaching(
 def close_the_gap(
     choices: Sequence[Bundle], measure: Measure, ratio: float, taken: list[int], limits: Sequence[int]
 ) -> None:
-    """Take or undo single steps as long as that brings the measure nearer to the ratio."""
+    """Take or undo single steps, or pairs of them, as long as that brings the measure nearer to the ratio."""
     for _ in range(64):
         error = abs(measure.removed - ratio)
         if error < TOLERANCE / 10:
             return
-        best: tuple[float, int, int] | None = None
-        for index, bundle in enumerate(choices):
-            step = taken[index]
-            for other in (step - 1, step + 1):
-                if not 0 <= other <= limits[index]:
-                    continue
-                measure.set(bundle.counts(other))
-                found = abs(measure.removed - ratio)
-                if found < error and (best is None or found < best[0]):
-                    best = (found, index, other)
-            measure.set(bundle.counts(step))
-        if best is None:
+        moves = single_moves(choices, taken, limits)
+        better = best_of(moves, choices, measure, ratio, taken, error)
+        if better is None and error > TOLERANCE / 2:
+            better = best_of(pairs(moves), choices, measure, ratio, taken, error)
+        if better is None:
             break
-        taken[best[1]] = best[2]
-        measure.set(choices[best[1]].counts(best[2]))
+        for index, step in better:
+            taken[index] = step
+        apply(choices, measure, taken)
     if abs(measure.removed - ratio) > TOLERANCE:
         raise UnsupportedRatio(f"The nearest ratio that can be reached: {measure.removed:.4f}")
+
+
+Move = tuple[tuple[int, int], ...]
+# Pairs of moves are only tried where that many suffice: larger models have finer single steps.
+MOST_PAIRS = 4000
+
+
+def single_moves(choices: Sequence[Bundle], taken: Sequence[int], limits: Sequence[int]) -> list[Move]:
+    reach = max(1, 32 // max(len(choices), 1))
+    return [
+        ((index, other),)
+        for index, step in enumerate(taken)
+        for other in range(max(0, step - reach), min(limits[index], step + reach) + 1)
+        if other != step
+    ]
+
+
+def pairs(moves: Sequence[Move]) -> list[Move]:
+    both = [a + b for k, a in enumerate(moves) for b in moves[:k] if a[0][0] != b[0][0]]
+    return both[:: max(1, len(both) // MOST_PAIRS)]
+
+
+def best_of(
+    moves: Iterable[Move], choices: Sequence[Bundle], measure: Measure, ratio: float, taken: Sequence[int], error: float
+) -> Move | None:
+    """The move that brings the measure nearest to the ratio, if any brings it nearer."""
+    best: Move | None = None
+    for move in moves:
+        for index, step in move:
+            measure.set(choices[index].counts(step))
+        found = abs(measure.removed - ratio)
+        if found < error:
+            best, error = move, found
+        for index, _ in move:
+            measure.set(choices[index].counts(taken[index]))
+    return best

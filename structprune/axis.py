@@ -87,12 +87,22 @@ class System:
 
     def resolve(self, axis: Axis) -> Axis:
         """The axis with its outermost variable replaced by what it is bound to."""
-        while isinstance(axis, Dim) and (bound := self._bound.get(axis)) is not None:
-            deeper = self._bound.get(bound) if isinstance(bound, Dim) else None
-            if deeper is not None:
-                self._bound[axis] = deeper
-            axis = bound
-        return axis
+        while True:
+            match axis:
+                case Dim():
+                    bound = self._bound.get(axis)
+                    if bound is None:
+                        return axis
+                    deeper = self._bound.get(bound) if isinstance(bound, Dim) else None
+                    if deeper is not None:
+                        self._bound[axis] = bound = deeper
+                    axis = bound
+                case Product(inner) | Sum(inner):
+                    # `(1 n)` and `(0 + n)` are n itself: bound to one of them, n would contain itself.
+                    same = [each for each in inner if each.size == axis.size != 1]
+                    if not same:
+                        return axis
+                    axis = same[0]
 
     def expand(self, axis: Axis) -> Axis:
         """The axis in terms of unbound variables only, products and sums flattened."""

@@ -1,1 +1,20 @@
-"""Front ends: each reads a framework's model into the neutral graph and applies edits to it."""
+"""Front ends: each reads a framework's model into the neutral graph and realises a choice in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from structprune.errors import InvalidArgument
+from structprune.frontends.protocol import Frontend
+
+
+def read(model: Any, example_inputs: Any) -> Frontend:
+    """The front end for a model; its framework is imported only now."""
+    if any(base.__module__.startswith("torch.nn") for base in type(model).__mro__):
+        from structprune.frontends.torch.front import TorchFrontend
+
+        return TorchFrontend.read(model, example_inputs)
+    raise InvalidArgument(f"cannot shrink a {type(model).__name__}: give a torch.nn.Module")
+
+
+__all__ = ["Frontend", "read"]

@@ -41,7 +41,7 @@ def randomize(model: nn.Module) -> nn.Module:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.is_floating_point() and _is_degenerate(parameter):
-                parameter += _normal(parameter, generator)
+                parameter.add_(_normal(parameter, generator))
         for module in model.modules():
             buffers = dict(module.named_buffers(recurse=False))
             if "running_var" not in buffers:
@@ -62,7 +62,7 @@ def calibrate(model: nn.Module, inputs: object) -> Built:
     """
     generator = torch.Generator().manual_seed(0)
 
-    def observe(norm: nn.Module, args: tuple[Any, ...]) -> None:
+    def observe(norm: Any, args: tuple[Any, ...]) -> None:
         x = args[0].transpose(0, 1).flatten(1)
         scale = x.var(dim=1, correction=0).mean()
         if scale > 0:
@@ -278,7 +278,8 @@ _TIMM: dict[str, str] = {
     "repvit": "repvit_m0_9@64",
     "res2net": "res2net50_14w_8s@64 res2next50@64",
     "resnest": "resnest14d@64 resnest50d_4s2x40d@64",
-    "resnet": "resnet10t@64 resnet26d@64 resnet50_gn@64 ecaresnet26t@64 seresnet18@64 resnetblur18@64 resnetaa34d@64 resnetrs50@64 senet154@64",
+    "resnet": "resnet10t@64 resnet26d@64 resnet50_gn@64 ecaresnet26t@64 seresnet18@64 resnetblur18@64 resnetaa34d@64 resnetrs50@64 "
+    "senet154@64",
     "resnetv2": "resnetv2_18@64 resnetv2_50x1_bit@64 resnetv2_50d_evos@64 resnetv2_50d_frn@64",
     "rexnet": "rexnet_100@64 rexnetr_100@64",
     "selecsls": "selecsls42b@64",
@@ -297,9 +298,9 @@ _TIMM: dict[str, str] = {
     "twins": "twins_pcpvt_small@64 twins_svt_small@64",
     "vgg": "vgg11@32 vgg11_bn@32",
     "visformer": "visformer_tiny@64*",
-    "vision_transformer": "vit_tiny_patch16_224@64* vit_tiny_r_s16_p8_224@64* vit_base_patch16_siglip_224@64* vit_medium_patch16_gap_240@64* "
-    "vit_base_patch16_18x2_224@64* vit_small_patch14_dinov2@56* flexivit_small@64* vit_base_patch16_xp_224@64* aimv2_large_patch14_224@56* "
-    "vit_little_patch16_reg4_gap_256@64* vit_pwee_patch16_reg1_gap_256@64*",
+    "vision_transformer": "vit_tiny_patch16_224@64* vit_tiny_r_s16_p8_224@64* vit_base_patch16_siglip_224@64* "
+    "vit_medium_patch16_gap_240@64* vit_base_patch16_18x2_224@64* vit_small_patch14_dinov2@56* flexivit_small@64* "
+    "vit_base_patch16_xp_224@64* aimv2_large_patch14_224@56* vit_little_patch16_reg4_gap_256@64* vit_pwee_patch16_reg1_gap_256@64*",
     "vision_transformer_hybrid": "vit_small_resnet26d_224@64*",
     "vision_transformer_relpos": "vit_relpos_small_patch16_224@64* vit_srelpos_small_patch16_224@64*",
     "vision_transformer_sam": "samvit_base_patch16_224@64",
@@ -357,7 +358,8 @@ _LATENT = {"num_key_value_heads": 4, "moe_intermediate_size": 32, "n_routed_expe
 _DELTA = {"shared_expert_intermediate_size": 32, "linear_key_head_dim": 8, "linear_value_head_dim": 16, "linear_num_key_heads": 2,
           "linear_num_value_heads": 4, "layer_types": ["linear_attention", "full_attention"]}  # fmt: skip
 _BART = {**_TEXT, "d_model": 64, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
-         "encoder_ffn_dim": 128, "decoder_ffn_dim": 128, "decoder_start_token_id": 2, "forced_eos_token_id": 2, "init_std": 0.1}  # fmt: skip
+         "encoder_ffn_dim": 128, "decoder_ffn_dim": 128, "decoder_start_token_id": 2, "forced_eos_token_id": 2,
+         "init_std": 0.1}  # fmt: skip
 _T5 = {"vocab_size": 100, "d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4, "use_cache": False, "num_labels": 10,
        "decoder_start_token_id": 0}  # fmt: skip
 _NAMED_OTHERWISE = {"vocab_size": 100, "d_model": 64, "use_cache": False, "num_labels": 10, "initializer_range": 0.1}

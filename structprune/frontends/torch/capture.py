@@ -8,6 +8,7 @@ cannot go on, and one real run is recorded in their place.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,12 +24,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from structprune.errors import CaptureError
 from structprune.frontends.torch import operators  # noqa: F401  registers the entries
 from structprune.frontends.torch.lower import has_rule
-from structprune.frontends.torch.record import Arguments, Call, Capture, map_tensors, tensors_in
+from structprune.frontends.torch.record import Arguments, Call, Capture, Stopped, map_tensors, tensors_in
 from structprune.frontends.torch.shape import SAME_SHAPE, quick_shape
 from structprune.graph import Shape, Value, Where
 
-TORCH_FOLDER = str(Path(torch.__file__).parent)
-THIS_FOLDER = str(Path(__file__).parent)
+# Frames of torch and of this package say nothing about the user's code.
+NOT_THE_USERS = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parents[2]}{os.sep}")
 # Constants larger than this are not computed while recording: only their shape is kept.
 LARGEST_CONSTANT = 1 << 22
 
@@ -165,8 +166,11 @@ class Recorder(SchemaCheckMode):
     def _record(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         tensors = list(tensors_in((args, kwargs)))
         is_constant = all(map(self._is_known, tensors))
-        recorded_args = map_tensors(args, self.value)
-        recorded_kwargs = map_tensors(kwargs, self.value)
+        call = Call(
+            function, map_tensors(args, self.value), map_tensors(kwargs, self.value), [], self._where(), torch.is_grad_enabled()
+        )
+        # Before it runs: if it raises, the last call tells which sizes the model asked for.
+        self.calls.append(call)
         shared = tensors[0] if tensors and function in SAME_SHAPE else None
         if self.is_real or is_constant:
             result = function(*args, **kwargs)
@@ -184,13 +188,11 @@ class Recorder(SchemaCheckMode):
                     raise GhostEscaped("the model reads a number from a tensor")
                 result = function(*map_tensors(args, self._meta), **map_tensors(kwargs, self._meta))
             result = self._wrap(result, torch.device(device), tensors)
-        call = Call(function, recorded_args, recorded_kwargs, [], self._where(), torch.is_grad_enabled())
         for index, tensor in enumerate(tensors_in(result)):
             # An operator in place gives back its own argument: a new value for the same tensor.
             call.outputs.append(self.new_value(tensor, f"{name_of(function)}_{len(self.calls)}_{index}"))
         if is_constant and len(call.outputs) == 1:
             call.known = result
-        self.calls.append(call)
         return result
 
     def _wrap(self, result: Any, device: torch.device, arguments: Sequence[Tensor]) -> Any:
@@ -211,7 +213,7 @@ class Recorder(SchemaCheckMode):
         frame = sys._getframe(2)
         while frame is not None:
             file = frame.f_code.co_filename
-            if not file.startswith(TORCH_FOLDER) and not file.startswith(THIS_FOLDER):
+            if not file.startswith(NOT_THE_USERS):
                 return Where(f"{file}:{frame.f_lineno}", self.modules[-1] if self.modules else "")
             if frame.f_back is None:
                 break
@@ -304,14 +306,15 @@ def capture(model: nn.Module, inputs: Arguments) -> Capture:
     """Record the model on these inputs, on ghosts if possible and by one real run if not."""
     try:
         return record(model, inputs, is_real=False)
-    except Exception as ghost_error:
+    except Stopped:
         try:
             return record(model, inputs, is_real=True)
-        except Exception as error:
+        except Stopped as stopped:
+            error = stopped.cause
             raise CaptureError(
                 f"the model's forward raised {type(error).__name__}: {error}{raised_at(error)}. "
                 "Give example_inputs on which the model runs."
-            ) from (error if str(error) == str(ghost_error) else error)
+            ) from error
 
 
 def raised_at(error: BaseException) -> str:
@@ -319,7 +322,7 @@ def raised_at(error: BaseException) -> str:
     traceback, found = error.__traceback__, ""
     while traceback is not None:
         file = traceback.tb_frame.f_code.co_filename
-        if not file.startswith((TORCH_FOLDER, THIS_FOLDER)):
+        if not file.startswith(NOT_THE_USERS):
             found = f" at {file}:{traceback.tb_lineno}"
         traceback = traceback.tb_next
     return found
@@ -345,7 +348,10 @@ def record(model: nn.Module, inputs: Arguments, is_real: bool) -> Capture:
             recorder,
         ):
             stack.enter_context(context)
-        result = model(*args, **kwargs)
+        try:
+            result = model(*args, **kwargs)
+        except Exception as error:
+            raise Stopped(recorder.calls, entering, recorder.constants, error) from error
     outputs = [recorder.value(tensor) for tensor in tensors_in(result)]
     return Capture(
         calls=recorder.calls,
@@ -357,5 +363,5 @@ def record(model: nn.Module, inputs: Arguments, is_real: bool) -> Capture:
         dtypes=recorder.dtypes,
         result=map_tensors(result, recorder.value),
         is_real=is_real,
-        modules=dict(model.named_modules()),
+        result_type=type(result) if isinstance(result, dict) and type(result) is not dict else None,
     )

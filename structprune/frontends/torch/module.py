@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from structprune.axis import Indices
 from structprune.errors import UnsupportedModel
 from structprune.frontends.torch.lower import bind
-from structprune.frontends.torch.record import Call, Capture
+from structprune.frontends.torch.record import Call
 from structprune.passes.rewrite import Rewrite
 
 Edits = Mapping[str, Mapping[int, Indices]]
@@ -31,13 +31,22 @@ def sliced(tensor: Tensor, axes: Mapping[int, Indices]) -> Tensor:
     return result
 
 
-def small_copy(model: nn.Module, edits: Edits) -> nn.Module:
-    """A deep copy in which the edited tensors are already the small ones: never a second whole model."""
+def small_copy(model: nn.Module, edits: Edits, is_filled: bool = True) -> nn.Module:
+    """A deep copy in which every parameter is already the small one: never a second whole model.
+
+    Without `is_filled`, trained parameters have their new shapes but no values yet.
+    """
     memo: dict[int, Any] = {}
+    trained = {id(parameter) for parameter in model.parameters()}
     for name, tensor in stored(model):
-        if name not in edits or id(tensor) in memo:
+        if id(tensor) in memo or (name not in edits and (is_filled or id(tensor) not in trained)):
             continue
-        small = sliced(tensor, edits[name])
+        if is_filled or id(tensor) not in trained:
+            small = sliced(tensor, edits[name])
+        else:
+            kept = edits.get(name, {})
+            shape = [len(kept[axis]) if axis in kept else size for axis, size in enumerate(tensor.shape)]
+            small = torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
         if isinstance(tensor, nn.Parameter):
             replacement: Tensor = nn.Parameter(small, requires_grad=tensor.requires_grad)
         else:
@@ -51,6 +60,16 @@ def small_copy(model: nn.Module, edits: Edits) -> nn.Module:
             f"{type(model).__name__} cannot be deep-copied ({type(error).__name__}: {error}). "
             "Take out of it what cannot be copied (open files, tensors computed with gradients) before shrinking."
         ) from error
+
+
+def fill(small: nn.Module, model: nn.Module, edits: Edits) -> None:
+    """Give the parameters of an unfilled copy their values."""
+    originals = dict(stored(model))
+    for name, parameter in small.named_parameters():
+        if name in edits:
+            parameter.data = sliced(originals[name], edits[name])
+        else:
+            parameter.data = originals[name].detach().clone()
 
 
 def stored(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -122,77 +141,28 @@ def changed_numbers(old: Any, new: Any) -> Iterator[tuple[int, int]]:
         yield old, new
 
 
-def replaced(value: Any, old: int, new: int) -> Any:
-    """An attribute with the old number in it replaced; the very same object where there is none."""
-    if type(value) is int and value == old:
-        return new
-    if isinstance(value, tuple | list | torch.Size) and any(type(item) is int and item == old for item in value):
-        return type(value)([new if type(item) is int and item == old else item for item in value])
+def replaced(value: Any, numbers: Mapping[int, int]) -> Any:
+    """An attribute with old numbers replaced; the very same object where there is none in it."""
+    if type(value) is int:
+        return numbers.get(value, value)
+    if isinstance(value, tuple | list | torch.Size) and any(type(item) is int and item in numbers for item in value):
+        items = [numbers.get(item, item) if type(item) is int else item for item in value]
+        return items if isinstance(value, list) else type(value)(items)
     return value
 
 
-def mend_attributes(model: nn.Module, changes: Mapping[tuple[str, int], set[int]]) -> None:
-    """Replace the numbers that the code of a module passes on as sizes."""
+def mend(model: nn.Module, mends: Mapping[tuple[str, int], int]) -> None:
+    """Replace the numbers that the code of a module passes on as sizes: (module, old) -> new."""
     modules = dict(model.named_modules())
-    for (owner, old), news in changes.items():
-        module = modules.get(owner)
-        if module is None or len(news) != 1:
-            continue
+    by_module: dict[str, dict[int, int]] = {}
+    for (owner, old), new in mends.items():
+        by_module.setdefault(owner, {})[old] = new
+    for owner, numbers in by_module.items():
+        module = modules[owner]
         for name, value in list(vars(module).items()):
-            if name.startswith("_") or name in ("training", "dump_patches"):
-                continue
-            mended = replaced(value, old, next(iter(news)))
-            if mended is not value:
-                setattr(module, name, mended)
-
-
-def same_call(old: Call, new: Call, changes: Mapping[str, Any], names: Mapping[Any, Any], captures: tuple[Capture, Capture]) -> str | None:
-    """What differs between a call of the rewritten graph and one of the mended model."""
-    if old.target is not new.target:
-        return f"{new.target} in place of {old.target}"
-    if "*" in changes:
-        return "parts of unequal size"
-    expected = {**bind(old.target, old.args, old.kwargs), **changes}
-    found = bind(new.target, new.args, new.kwargs)
-    for name, value in expected.items():
-        if not same_argument(value, found.get(name), names, captures):
-            return f"{name}={found.get(name)!r} in place of {value!r}"
-    return None
-
-
-def same_argument(old: Any, new: Any, names: Mapping[Any, Any], captures: tuple[Capture, Capture]) -> bool:
-    if isinstance(old, list | tuple):
-        return isinstance(new, list | tuple) and len(old) == len(new) and all(
-            same_argument(a, b, names, captures) for a, b in zip(old, new, strict=True)
-        )
-    if old in captures[0].constants if hasattr(old, "producer") else False:
-        before, after = captures[0].constants[old], captures[1].constants.get(new)
-        return after is not None and before.shape == after.shape and bool(torch.equal(before, after))
-    if hasattr(old, "producer"):
-        if old.parameter is not None:
-            return hasattr(new, "parameter") and old.parameter == new.parameter
-        return names.get(old) is new
-    return bool(old == new)
-
-
-def first_difference(rewrite: Rewrite, ops: list[Any], before: Capture, after: Capture) -> tuple[int, str] | None:
-    """Where the mended model and the rewritten graph part, call by call; None where they are the same."""
-    names: dict[Any, Any] = dict(zip(before.inputs, after.inputs, strict=True))
-    for index, (op, new) in enumerate(zip(ops, after.calls, strict=False)):
-        call, literals = op.source
-        problem = same_call(call, new, new_arguments(call, literals, rewrite), names, (before, after))
-        if problem is None and len(call.outputs) != len(new.outputs):
-            problem = "another number of results"
-        if problem is not None:
-            return index, problem
-        for old_value, new_value in zip(call.outputs, new.outputs, strict=True):
-            if rewrite.shape(old_value) != new_value.shape:
-                return index, f"shape {new_value.shape} in place of {rewrite.shape(old_value)}"
-            names[old_value] = new_value
-    if len(ops) != len(after.calls):
-        return min(len(ops), len(after.calls)), "another number of operators"
-    if [names.get(value, value.parameter) for value in before.outputs] != [
-        value.parameter if value.parameter else value for value in after.outputs
-    ]:
-        return len(ops), "other outputs"
-    return None
+            if not name.startswith("_") and name != "training":
+                mended = replaced(value, numbers)
+                if mended is not value:
+                    setattr(module, name, mended)
+    for module in model.modules():
+        true_sizes(module)

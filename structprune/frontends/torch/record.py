@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from structprune.graph import Value, Where
 
@@ -31,6 +31,19 @@ class Call:
         return values_in((self.args, self.kwargs))
 
 
+class Stopped(Exception):
+    """The model raised while it was recorded; `calls` is what it had done, the last one included."""
+
+    def __init__(
+        self, calls: list[Call], inputs: list[Value], constants: dict[Value, Tensor], cause: Exception
+    ) -> None:
+        super().__init__(str(cause))
+        self.calls = calls
+        self.inputs = inputs
+        self.constants = constants
+        self.cause = cause
+
+
 @dataclass(slots=True)
 class Capture:
     """A recorded run."""
@@ -44,7 +57,7 @@ class Capture:
     dtypes: dict[Value, torch.dtype]
     result: Any
     is_real: bool
-    modules: dict[str, nn.Module] = field(default_factory=dict)
+    result_type: type | None = None
 
 
 def values_in(structure: Any) -> Iterator[Value]:

@@ -1,0 +1,200 @@
+"""What can be removed from a model, what ties it together, what is frozen and why."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from structprune.axis import Axis, Dim, Freeze, Product, Sum
+from structprune.errors import InvalidArgument
+from structprune.frontends.protocol import Frontend
+from structprune.graph import Op, Value
+from structprune.passes import measure
+from structprune.passes.group import Group, group
+from structprune.passes.measure import Measure
+from structprune.passes.propagate import Solution, propagate
+
+if TYPE_CHECKING:
+    import networkx
+
+
+class Analysis:
+    """The solved model. Print it, ask it to `explain` a parameter, or draw it."""
+
+    def __init__(self, frontend: Frontend) -> None:
+        self.frontend = frontend
+        self.solution: Solution = propagate(frontend.graph)
+        self.groups: list[Group] = group(self.solution)
+
+    def measure(self, of: str) -> Measure:
+        """A fresh count of parameters, multiply-accumulates or channels."""
+        match of:
+            case "params":
+                return measure.parameters(self.solution, self.frontend.total)
+            case "macs":
+                return measure.macs(self.solution)
+            case "channels":
+                return measure.channels(self.groups)
+        raise InvalidArgument(f"of={of!r} is unknown; count 'params', 'macs' or 'channels'")
+
+    @cached_property
+    def frozen(self) -> list[tuple[Freeze, int]]:
+        """Why dimensions are frozen, each cause with the parameter entries that it alone or with others holds."""
+        shares: dict[tuple[str, str], tuple[Freeze, int]] = {}
+        for value in self.solution.graph.parameters.values():
+            leaves = [leaf for axis in self.solution.expanded(value) for leaf in self.solution.system.leaves(axis)]
+            if not value.is_trained or any(leaf not in self.solution.system.frozen for leaf in leaves):
+                continue
+            for cause in {self.solution.system.frozen[leaf] for leaf in leaves}:
+                key = (cause.reason, str(cause.where))
+                shares[key] = (cause, shares.get(key, (cause, 0))[1] + prod(value.shape))
+        return sorted(shares.values(), key=lambda item: -item[1])
+
+    def matching(self, patterns: Sequence[str]) -> set[str]:
+        """The parameters that a pattern names, themselves or by their module."""
+        if isinstance(patterns, str):
+            patterns = (patterns,)
+        names = list(self.frontend.shapes())
+        found: set[str] = set()
+        for pattern in patterns:
+            hits = {
+                name
+                for name in names
+                if fnmatchcase(name, pattern)
+                or any(fnmatchcase(name[: end.start()], pattern) for end in re.finditer(r"\.", name))
+            }
+            if not hits:
+                raise InvalidArgument(
+                    f"the pattern {pattern!r} matches no parameter and no module; names look like {names[0]!r}"
+                )
+            found |= hits
+        return found
+
+    # -- explanations --------------------------------------------------------------------------
+
+    def explain(self, name: str) -> str:
+        """What is tied to a parameter and through which operators; what is frozen, and why."""
+        value = self.solution.graph.parameters.get(name)
+        if value is None:
+            if name in self.frontend.shapes():
+                return f"{name} is not used by the forward pass: it stays as it is."
+            close = [known for known in self.solution.graph.parameters if name in known][:5]
+            hint = f"; did you mean {', '.join(close)}?" if close else ""
+            raise InvalidArgument(f"the model has no parameter {name!r}{hint}")
+        lines = [f"{name} {list(value.shape)}"]
+        for position, axis in enumerate(self.solution.expanded(value)):
+            lines.append(f"  axis {position}: {self.show(axis)}")
+            for leaf in dict.fromkeys(self.solution.system.leaves(axis)):
+                lines.extend(f"    {line}" for line in self.explain_dim(leaf, value))
+        return "\n".join(lines)
+
+    def explain_dim(self, dim: Dim, start: Value) -> list[str]:
+        cause = self.solution.system.frozen.get(dim)
+        if cause is not None:
+            where = f" ({cause.where})" if cause.where is not None else ""
+            return [f"{self.label(dim)} is frozen: {cause.reason}{where}"]
+        lines = [f"{self.label(dim)}: {dim.size} indices, removed together from"]
+        for target, steps in self.paths(dim, start):
+            through = " -> ".join(dict.fromkeys(op.name for op in steps)) or "the same parameter"
+            lines.append(f"  {target} through {through}")
+        inexact = next((group.inexact for group in self.groups if group.dim is dim), ())
+        if inexact:
+            lines.append(f"  removing changes the statistics of {', '.join(dict.fromkeys(op.name for op in inexact))}")
+        return lines
+
+    def paths(self, dim: Dim, start: Value) -> list[tuple[str, list[Op]]]:
+        """Every parameter tied by a dimension, with the operators on the shortest way to it."""
+        neighbours: dict[Value, list[tuple[Op, Value]]] = {}
+        for op in self.solution.graph.ops:
+            touching = [v for v in dict.fromkeys((*op.inputs, *op.outputs)) if v is not None and self.touches(v, dim)]
+            for value in touching:
+                neighbours.setdefault(value, []).extend((op, other) for other in touching if other is not value)
+        came: dict[Value, tuple[Op, Value] | None] = {start: None}
+        queue = [start]
+        for value in queue:
+            for op, other in neighbours.get(value, ()):
+                if other not in came:
+                    came[other] = (op, value)
+                    queue.append(other)
+        found: list[tuple[str, list[Op]]] = []
+        for value in queue[1:]:
+            if value.parameter is None:
+                continue
+            steps: list[Op] = []
+            step = came[value]
+            while step is not None:
+                steps.insert(0, step[0])
+                step = came[step[1]]
+            found.append((value.parameter, steps))
+        return found
+
+    def touches(self, value: Value, dim: Dim) -> bool:
+        if value not in self.solution.axes:
+            return False
+        return any(leaf is dim for axis in self.solution.expanded(value) for leaf in self.solution.system.leaves(axis))
+
+    @cached_property
+    def _labels(self) -> dict[Dim, str]:
+        return {group.dim: group.name for group in self.groups}
+
+    def label(self, dim: Dim) -> str:
+        return self._labels.get(dim, f"a dimension of {dim.size}")
+
+    def show(self, axis: Axis) -> str:
+        """An axis in the notation of the rules, with sizes for names."""
+        match axis:
+            case Dim():
+                return f"{axis.size}{'!' if axis in self.solution.system.frozen else ''}"
+            case Product(factors):
+                return f"({' '.join(map(self.show, factors))})" if factors else "1"
+            case Sum(parts):
+                return f"({' + '.join(map(self.show, parts))})"
+
+    # -- pictures ------------------------------------------------------------------------------
+
+    def to_networkx(self) -> networkx.MultiGraph[str]:
+        """Parameters and groups as nodes; an edge says along which axis a group runs."""
+        import networkx
+
+        graph: networkx.MultiGraph[str] = networkx.MultiGraph()
+        for name, value in self.solution.graph.parameters.items():
+            graph.add_node(name, kind="parameter", shape=value.shape)
+        for each in self.groups:
+            graph.add_node(f"group {each.name}", kind="group", size=each.size, exact=each.exact)
+            for member in each.members:
+                graph.add_edge(f"group {each.name}", member.parameter, axis=member.axis)
+        return graph
+
+    def to_dot(self) -> str:
+        """The same picture in the DOT language, for graphviz and others."""
+        lines = ["graph groups {", "  rankdir=LR;", "  node [shape=box, fontsize=10];"]
+        for number, each in enumerate(self.groups):
+            shape = "ellipse" if each.exact else "ellipse, style=dashed"
+            lines.append(f'  g{number} [label="{each.name}\\n{each.size}", shape={shape}];')
+            lines.extend(f'  g{number} -- "{member.parameter}" [label="{member.axis}"];' for member in each.members)
+        return "\n".join([*lines, "}"])
+
+    def draw(self, path: str | Path) -> None:
+        """Write the DOT picture to a file."""
+        Path(path).write_text(self.to_dot(), encoding="utf-8")
+
+    def __str__(self) -> str:
+        total = max(self.frontend.total, 1)
+        lines = [
+            f"{self.frontend.model_name}: {self.frontend.total:,} parameters, "
+            f"{self.measure('macs').whole:,} multiply-accumulates, {len(self.groups)} groups"
+        ]
+        width = max((len(each.name) for each in self.groups), default=0)
+        for each in self.groups:
+            note = "" if each.exact else f"  changes the statistics of {each.inexact[0].name}"
+            lines.append(f"  {each.name:<{width}}  {each.size:>6} x {len(each.members)} slices{note}")
+        for cause, entries in self.frozen:
+            if entries / total >= 0.001:
+                where = f" ({cause.where})" if cause.where is not None else ""
+                lines.append(f"  frozen: {entries / total:.1%} of the parameters, {cause.reason}{where}")
+        return "\n".join(lines)

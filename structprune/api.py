@@ -1,0 +1,187 @@
+"""The pipeline: capture -> propagate -> group -> score -> select -> rewrite -> verify -> report."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from structprune.analysis import Analysis
+from structprune.axis import Kept
+from structprune.errors import InvalidArgument, UnsupportedRatio
+from structprune.frontends import read
+from structprune.frontends.protocol import Constraints
+from structprune.passes.group import Group
+from structprune.passes.score import Criterion, random_scores, score
+from structprune.passes.select import alignment, bundles, select
+from structprune.plan import Plan, make_plan
+
+OUTPUTS = ("auto", "module", "graph")
+VERIFICATIONS = ("shapes", "numeric", None)
+SCOPES = ("global", "uniform")
+
+
+def shrink(
+    model: Any,
+    ratio: float,
+    example_inputs: Any = None,
+    *,
+    of: str = "params",
+    score: str | Criterion = "l2",
+    scope: str = "global",
+    exclude: Sequence[str] = (),
+    only: Sequence[str] = (),
+    align: int = 1,
+    output: str = "auto",
+    verify: str | None = "shapes",
+    seed: int = 0,
+) -> Any:
+    """A smaller model that does the same task: `ratio` of its parameters (or macs, or channels) is gone.
+
+    The model is left untouched. `example_inputs` is a tensor, a tuple, or a dict of keyword
+    arguments; left out, inputs that work are found. `print(structprune.plan(...))` shows the same
+    decision before it is carried out.
+    """
+    made = plan(
+        model,
+        ratio,
+        example_inputs,
+        of=of,
+        score=score,
+        scope=scope,
+        exclude=exclude,
+        only=only,
+        align=align,
+        output=output,
+        verify=verify,
+        seed=seed,
+    )
+    if output == "auto" and made.report is not None and made.report.kind == "graph":
+        warnings.warn(
+            f"the result is a torch.fx.GraphModule: a {made.model} cannot take the new sizes. {made.report.note}",
+            stacklevel=2,
+        )
+    return made.apply(model)
+
+
+def plan(
+    model: Any,
+    ratio: float,
+    example_inputs: Any = None,
+    *,
+    of: str = "params",
+    score: str | Criterion = "l2",
+    scope: str = "global",
+    exclude: Sequence[str] = (),
+    only: Sequence[str] = (),
+    align: int = 1,
+    output: str = "auto",
+    verify: str | None = "shapes",
+    seed: int = 0,
+) -> Plan:
+    """The decision that `shrink` would carry out."""
+    check_options(ratio, scope, align, output, verify)
+    analysis = analyze(model, example_inputs)
+    analysis.measure(of)
+    groups = admitted(analysis, exclude, only)
+    chooser = Chooser(analysis, groups, ratio, of, score, scope, align, seed)
+    realized = analysis.frontend.realize(analysis.solution, chooser, output)
+    options = {
+        "ratio": ratio,
+        "of": of,
+        "score": score if isinstance(score, str) else getattr(score, "__name__", "a function"),
+        "scope": scope,
+        "exclude": list(exclude),
+        "only": list(only),
+        "align": align,
+        "seed": seed,
+    }
+    return make_plan(analysis, realized, model, options, output, verify)
+
+
+def analyze(model: Any, example_inputs: Any = None) -> Analysis:
+    """The groups of a model, what ties each together, what is frozen and why."""
+    return Analysis(read(model, example_inputs))
+
+
+def load(model: Any, plan_path: str | Path, state_dict: Mapping[str, Any]) -> Any:
+    """Rebuild a shrunk model from its original class, a saved plan and a state dict. No pickle."""
+    small = Plan.load(plan_path).apply(model)
+    small.load_state_dict(state_dict)
+    return small
+
+
+def check_options(ratio: float, scope: str, align: int, output: str, verify: str | None) -> None:
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not isfinite(ratio) or not 0 <= ratio < 1:
+        raise InvalidArgument(f"ratio={ratio!r} is not usable: give the share to remove, a number from 0 to below 1")
+    if isinstance(align, bool) or not isinstance(align, int) or align < 1:
+        raise InvalidArgument(f"align={align!r} is not usable: give a whole number, 1 or more")
+    for name, value, known in (("scope", scope, SCOPES), ("output", output, OUTPUTS), ("verify", verify, VERIFICATIONS)):
+        if value not in known:
+            raise InvalidArgument(f"{name}={value!r} is unknown; choose one of {', '.join(map(repr, known))}")
+
+
+def admitted(analysis: Analysis, exclude: Sequence[str], only: Sequence[str]) -> list[Group]:
+    """The groups that the user's patterns leave."""
+    groups = analysis.groups
+    if exclude:
+        names = analysis.matching(exclude)
+        groups = [group for group in groups if not any(member.parameter in names for member in group.members)]
+    if only:
+        names = analysis.matching(only)
+        groups = [
+            group
+            for group in groups
+            if any(member.parameter in names and not member.is_entering for member in group.members)
+        ]
+    return groups
+
+
+class Chooser:
+    """Scores once, then selects as often as the front end learns a constraint."""
+
+    def __init__(
+        self,
+        analysis: Analysis,
+        groups: Sequence[Group],
+        ratio: float,
+        of: str,
+        how: str | Criterion,
+        scope: str,
+        align: int,
+        seed: int,
+    ) -> None:
+        self.analysis = analysis
+        self.groups = groups
+        self.ratio = ratio
+        self.of = of
+        self.scope = "uniform" if of == "channels" else scope
+        names = {member.parameter for group in groups for member in group.members if member.is_trained}
+        criterion = random_scores(seed) if how == "random" else how
+        self.scores = score(groups, analysis.frontend.arrays(names), criterion)
+        graph, frozen = analysis.solution.graph, analysis.solution.system.frozen
+        axes = [a for value in graph.parameters.values() if value.is_trained for a in analysis.solution.expanded(value)]
+        self.multiples = alignment(axes, frozen, align)
+
+    def __call__(self, constraints: Constraints) -> Kept:
+        groups = [group for group in self.groups if group.dim not in constraints.frozen]
+        choices = bundles(groups, self.multiples, constraints.ties)
+        try:
+            return select(choices, self.scores, self.analysis.measure(self.of), self.ratio, self.scope)
+        except UnsupportedRatio as error:
+            raise UnsupportedRatio(self.why(str(error))) from error
+
+    def why(self, limit: str) -> str:
+        total = max(self.analysis.frontend.total, 1)
+        causes = [
+            f"{entries / total:.2f} of them by {cause.reason!r}" + (f" ({cause.where})" if cause.where is not None else "")
+            for cause, entries in self.analysis.frozen[:2]
+            if entries / total >= 0.01
+        ]
+        held = f" Frozen parameters: {', '.join(causes)}." if causes else ""
+        return (
+            f"{self.ratio:g} of the {self.of} cannot be removed. {limit}.{held} "
+            "structprune.analyze(model, example_inputs) lists what holds the rest."
+        )

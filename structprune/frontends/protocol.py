@@ -1,0 +1,59 @@
+"""What the pipeline asks of a front end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from structprune.axis import Dim, Kept
+from structprune.graph import Graph, Shape
+from structprune.passes.propagate import Solution
+from structprune.passes.rewrite import Rewrite
+from structprune.passes.select import Tie
+
+
+@dataclass(slots=True)
+class Constraints:
+    """What the code of a model asks of the choice."""
+
+    ties: list[Tie] = field(default_factory=list)
+    frozen: dict[Dim, str] = field(default_factory=dict)
+
+
+Choose = Callable[[Constraints], Kept]
+
+
+@dataclass(slots=True)
+class Realized:
+    """A choice and the model that it gives. `kind` is "module" (the user's own class) or "graph"."""
+
+    rewrite: Rewrite
+    kind: str
+    finish: Callable[[], Any]
+    constraints: Constraints
+    note: str = ""
+
+
+class Frontend(Protocol):
+    """A model, read."""
+
+    graph: Graph
+    model_name: str
+    total: int
+    itemsizes: Mapping[str, int]
+
+    def arrays(self, names: Iterable[str]) -> Mapping[str, Any]:
+        """Parameters as arrays."""
+
+    def shapes(self) -> Mapping[str, Shape]:
+        """Every stored tensor's shape, used or not."""
+
+    def inputs(self) -> Any:
+        """The example inputs as data."""
+
+    def realize(self, solution: Solution, choose: Choose, output: str) -> Realized:
+        """Find a choice that the model can take, and build the result."""
+
+    def error(self, rewrite: Rewrite, small: Any) -> float:
+        """How far the small model is from the original with its removed slices zeroed."""

@@ -1,0 +1,335 @@
+"""Keep the user's own class: mend what its code holds of old sizes, and learn which widths it ties.
+
+A copy of the model with smaller parameters is recorded again and compared with the rewritten graph,
+call by call. Where they part, one of three things helps, tried in this order for all modules of the
+class at fault: attributes further out hold the old size; one number stands for two widths, which
+are then tied; the width cannot change in this class, and is frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from typing import Any
+
+from torch import nn
+
+from structprune.axis import Axis, Dim, Product, kept_size
+from structprune.errors import UnsupportedRatio
+from structprune.frontends.protocol import Choose, Constraints
+from structprune.frontends.torch.capture import raised_at, record
+from structprune.frontends.torch.compare import Comparison, Difference
+from structprune.frontends.torch.lower import bind
+from structprune.frontends.torch.module import changed_numbers, fill, mend, new_arguments, small_copy
+from structprune.frontends.torch.record import Arguments, Call, Capture, Stopped
+from structprune.graph import Op
+from structprune.passes.propagate import Solution
+from structprune.passes.rewrite import Rewrite
+from structprune.passes.select import Tie
+
+ATTEMPTS = 40
+
+
+@dataclass(slots=True)
+class Adapted:
+    """The model in its own class, or the reason why it cannot be."""
+
+    rewrite: Rewrite | None
+    finish: Callable[[], nn.Module] = lambda: nn.Module()
+    reason: str = ""
+
+
+Sized = dict[tuple[str, int], dict[int, Axis | None]]
+
+
+class Adapter:
+    """Searches for a choice and for mended attributes with which the model keeps its class."""
+
+    def __init__(self, model: nn.Module, inputs: Arguments, capture: Capture, solution: Solution) -> None:
+        self.model = model
+        self.inputs = inputs
+        self.capture = capture
+        self.solution = solution
+        self.ops = solution.graph.ops
+        self.types = {name: type(module) for name, module in model.named_modules()}
+        self.constraints = Constraints()
+        self.widened: set[type] = set()
+        self.stages: dict[tuple[str, str], int] = {}
+
+    def adapt(self, choose: Choose) -> Adapted:
+        """Try, learn from the first difference, and try again."""
+        reason = ""
+        for _ in range(ATTEMPTS):
+            try:
+                kept = choose(self.constraints)
+            except UnsupportedRatio as error:
+                return Adapted(None, reason=f"{reason}; without the widths it holds, {error}")
+            rewrite = Rewrite(self.solution, kept)
+            sizes = self.sizes(rewrite)
+            mends = {key: next(iter(news)) for key, news in sizes.items() if len(news) == 1}
+            small = small_copy(self.model, rewrite.edits(), is_filled=self.capture.is_real)
+            mend(small, mends)
+            difference, cause = self.check(small, rewrite)
+            if difference is None:
+                return Adapted(rewrite, partial(self.finish, small, rewrite))
+            op = self.ops[min(difference.index, len(self.ops) - 1)]
+            reason = f"{op}: {cause or difference.problem}"
+            if not self.learn(difference, op, rewrite, sizes):
+                break
+        return Adapted(None, reason=reason)
+
+    def finish(self, small: nn.Module, rewrite: Rewrite) -> nn.Module:
+        if not self.capture.is_real:
+            fill(small, self.model, rewrite.edits())
+        return small
+
+    def check(self, small: nn.Module, rewrite: Rewrite) -> tuple[Difference | None, str]:
+        comparison = Comparison(rewrite, self.ops, self.capture)
+        try:
+            after = record(small, self.inputs, self.capture.is_real)
+        except Stopped as stopped:
+            found = comparison.first_difference(stopped.calls, stopped.inputs, stopped.constants, is_whole=False)
+            cause = f"{type(stopped.cause).__name__}: {stopped.cause}{raised_at(stopped.cause)}"
+            return found or Difference(len(stopped.calls), cause, {}, {}), cause
+        if self.capture.is_real:
+            return None, ""
+        found = comparison.first_difference(after.calls, after.inputs, after.constants)
+        if found is None and not comparison.same_outputs(after):
+            found = Difference(len(self.ops), "other outputs", {}, {})
+        return found, ""
+
+    # -- sizes in the code ---------------------------------------------------------------------
+
+    def sizes(self, rewrite: Rewrite) -> Sized:
+        """For each module and each number that its operators were given as a size: what it becomes."""
+        found: Sized = {}
+        for op in self.ops:
+            call, literals = source(op)
+            for old, new, axis in literal_sizes(call, literals, rewrite):
+                found.setdefault((call.where.module, old), {})[new] = axis
+        if self.widened:
+            self.widen(found, rewrite)
+        return found
+
+    def widen(self, found: Sized, rewrite: Rewrite) -> None:
+        """For modules that literals alone did not mend: the widths of what their operators meet."""
+        wider: Sized = {}
+        for op in self.ops:
+            for owner in self.owners(op):
+                for value in (*op.inputs, *op.outputs):
+                    if value is None or value.shape == rewrite.shape(value):
+                        continue
+                    axes = self.solution.expanded(value)
+                    for old, new, axis in zip(value.shape, rewrite.shape(value), axes, strict=True):
+                        if old != new:
+                            wider.setdefault((owner, old), {}).setdefault(new, axis)
+                call, literals = source(op)
+                for old, new, axis in literal_sizes(call, literals, rewrite):
+                    wider.setdefault((owner, old), {}).setdefault(new, axis)
+        for key, news in wider.items():
+            # What a literal says is stronger than what a shape suggests.
+            if key not in found:
+                found[key] = news
+
+    def owners(self, op: Op) -> Iterator[str]:
+        """The widened modules around an operator."""
+        name = op.where.module
+        while True:
+            if self.types.get(name) in self.widened:
+                yield name
+            if not name:
+                return
+            name = name.rpartition(".")[0]
+
+    # -- learning ------------------------------------------------------------------------------
+
+    def learn(self, difference: Difference, op: Op, rewrite: Rewrite, sizes: Sized) -> bool:
+        """Take the next measure against a difference; False when there is none left."""
+        key = (op.where.line, op.name)
+        for stage in range(self.stages.get(key, 0), 4):
+            # The last measure may be taken again: each time it freezes something more, or it fails.
+            self.stages[key] = min(stage + 1, 3)
+            measure = (self.widen_around, self.tie_numbers, self.tie_literals, self.freeze)[stage]
+            if measure(difference, op, rewrite, sizes):
+                return True
+        return False
+
+    def alike(self, op: Op) -> list[Op]:
+        """The operators that the same line of code made."""
+        return [each for each in self.ops if each.where.line == op.where.line and each.name == op.name]
+
+    def widen_around(self, difference: Difference, op: Op, rewrite: Rewrite, sizes: Sized) -> bool:
+        """Look for attributes on the module at fault and on the two around it."""
+        name, new = op.where.module, set[type]()
+        for _ in range(3):
+            new.add(self.types[name])
+            if not name:
+                break
+            name = name.rpartition(".")[0]
+        new -= self.widened
+        self.widened |= new
+        return bool(new)
+
+    def tie_numbers(self, difference: Difference, op: Op, rewrite: Rewrite, sizes: Sized) -> bool:
+        """One attribute stands for several widths: they keep equal counts."""
+        modules = dict(self.model.named_modules())
+        kinds = {type(modules[each.where.module]) for each in self.alike(op)}
+        learnt = False
+        for (owner, old), news in sizes.items():
+            if len(news) < 2 or type(modules[owner]) not in kinds:
+                continue
+            if not any(holds(value, old) for name, value in vars(modules[owner]).items() if not name.startswith("_")):
+                continue
+            axes = [axis for axis in news.values() if axis is not None]
+            learnt |= any([self.tie(axes[0], other) for other in axes[1:]])
+        return learnt
+
+    def tie_literals(self, difference: Difference, op: Op, rewrite: Rewrite, sizes: Sized) -> bool:
+        """The code derived a size from another width: both keep equal counts."""
+        learnt = False
+        for each in self.alike(op):
+            call, literals = source(each)
+            changed = new_arguments(call, literals, rewrite)
+            for name in changed:
+                given, axes = difference.found.get(name), literal_axes(each, name, self.solution)
+                if axes is None or not isinstance(given, list | tuple) or len(axes) != len(given):
+                    continue
+                for first, last in runs(len(axes)):
+                    run = axes[first:last]
+                    partner = self.partner(each, run, prod(given[first:last]), rewrite)
+                    if partner is not None and self.tie(Product(tuple(run)), partner):
+                        learnt = True
+                        break
+        return learnt
+
+    def partner(self, op: Op, run: Sequence[Axis], given: int, rewrite: Rewrite) -> Axis | None:
+        """A width near the operator that was as large as the run, and now is as large as the code says."""
+        size = prod(axis.size for axis in run)
+        expected = prod(rewrite_size(axis, rewrite) for axis in run)
+        if given == expected or given < 1:
+            return None
+        module = op.where.module
+        for each in self.ops:
+            if each.where.module != module and not each.where.module.startswith(module + "."):
+                continue
+            for value in (*each.inputs, *each.outputs):
+                if value is None or size not in value.shape:
+                    continue
+                for axis, old, new in zip(self.solution.expanded(value), value.shape, rewrite.shape(value), strict=True):
+                    if old == size and new == given:
+                        return axis
+        return None
+
+    def tie(self, a: Axis, b: Axis) -> bool:
+        """Equal counts for two axes; True if that is news."""
+        expand, frozen = self.solution.system.expand, self.solution.system.frozen
+        a, b = expand(a), expand(b)
+        if isinstance(a, Product):
+            a, b = b, a
+        free = [leaf for leaf in self.solution.system.leaves(b) if leaf not in frozen]
+        if not isinstance(a, Dim) or (not isinstance(b, Dim | Product)) or not free or a in frozen:
+            return self.hold([a, b], "one number in the code stands for it and for another width")
+        # Of a product only the outermost free factor moves: whole heads, at their full width.
+        together = Tie(tuple(dict.fromkeys((a, free[0]))))
+        news = len(together.dims) > 1 and together not in self.constraints.ties
+        if news:
+            self.constraints.ties.append(together)
+        return self.hold(free[1:], "one number in the code stands for its product with another width") or news
+
+    def freeze(self, difference: Difference, op: Op, rewrite: Rewrite, sizes: Sized) -> bool:
+        """What the operators of this line got from changed widths, they cannot get: keep those whole."""
+        reason = f"the code at {op.where} holds its size ({difference.problem})"
+        learnt = False
+        for each in self.alike(op):
+            learnt |= self.hold(blamed(each, difference, self.solution, rewrite), reason)
+        return learnt
+
+    def hold(self, axes: Sequence[Axis], reason: str) -> bool:
+        learnt = False
+        for axis in axes:
+            for leaf in self.solution.system.leaves(axis):
+                if leaf not in self.solution.system.frozen and leaf not in self.constraints.frozen:
+                    self.constraints.frozen[leaf] = reason
+                    learnt = True
+        return learnt
+
+
+def source(op: Op) -> tuple[Call, Any]:
+    return op.source  # type: ignore[return-value]
+
+
+def runs(length: int) -> Iterator[tuple[int, int]]:
+    """Runs of literal positions, the longest first."""
+    for width in range(length, 0, -1):
+        for first in range(length - width + 1):
+            yield first, first + width
+
+
+def holds(value: Any, number: int) -> bool:
+    return value == number if type(value) is int else isinstance(value, list | tuple) and number in value
+
+
+def rewrite_size(axis: Axis, rewrite: Rewrite) -> int:
+    return kept_size(rewrite.solution.system.expand(axis), {dim: len(kept) for dim, kept in rewrite.kept.items()})
+
+
+def literal_axes(op: Op, name: str, solution: Solution) -> Sequence[Axis] | None:
+    """The axes whose sizes a list of literals gives, where they are those of the result."""
+    call, _ = source(op)
+    given = bind(call.target, call.args, call.kwargs).get(name)
+    output = op.outputs[0]
+    if isinstance(given, list | tuple) and len(given) == len(output.shape) and name in ("size", "shape", "repeats"):
+        return solution.expanded(output)
+    return None
+
+
+def literal_sizes(call: Call, literals: Any, rewrite: Rewrite) -> Iterator[tuple[int, int, Axis | None]]:
+    """Whole numbers among the literals that change, each with its axis where it is the size of one."""
+    changes = new_arguments(call, literals, rewrite)
+    if not changes:
+        return
+    bound = bind(call.target, call.args, call.kwargs)
+    axes = [axis for value in call.outputs[:1] for axis in rewrite.solution.expanded(value)]
+    for name, value in changes.items():
+        for old, new in changed_numbers(bound.get(name), value):
+            matching = (axis for axis in axes if axis.size == old and rewrite_size(axis, rewrite) == new)
+            yield old, new, next(matching, None)
+
+
+def blamed(op: Op, difference: Difference, solution: Solution, rewrite: Rewrite) -> list[Axis]:
+    """The free variables that made an operator's literals or shapes change."""
+    leaves = [
+        leaf
+        for value in (*op.outputs, *(each for each in op.inputs if each is not None and each.parameter is None))
+        for axis in solution.expanded(value)
+        for leaf in solution.system.leaves(axis)
+        if leaf in rewrite.kept
+    ]
+    ratio = number_ratio(difference)
+    if ratio is not None:
+        # A number derived from one width (a scale of 1/sqrt(width)) gives that width away.
+        exact = [
+            leaf
+            for leaf in leaves
+            for power in (1, -1, 0.5, -0.5)
+            if abs(ratio - (leaf.size / len(rewrite.kept[leaf])) ** power) < 1e-6
+        ]
+        leaves = exact or leaves
+    if op.kind == "attention" and difference.problem.startswith("scale="):
+        query = op.inputs[0]
+        assert query is not None
+        leaves = list(solution.system.leaves(solution.expanded(query)[-1]))
+    return list(dict.fromkeys(leaves))
+
+
+def number_ratio(difference: Difference) -> float | None:
+    """Found over expected, where the graphs differ in one number."""
+    for name, expected in difference.expected.items():
+        found = difference.found.get(name)
+        if isinstance(expected, float) and isinstance(found, float) and expected and found != expected:
+            return found / expected
+    return None
+
+

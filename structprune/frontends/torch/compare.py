@@ -1,0 +1,92 @@
+"""Compare the rewritten graph with what a mended model computes, call by call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from structprune.frontends.torch.lower import bind
+from structprune.frontends.torch.module import new_arguments
+from structprune.frontends.torch.record import Call, Capture
+from structprune.graph import Op, Value
+from structprune.passes.rewrite import Rewrite
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Where two graphs part: the operator's place, what differs, and the arguments that the model gave."""
+
+    index: int
+    problem: str
+    expected: Mapping[str, Any]
+    found: Mapping[str, Any]
+
+
+class Comparison:
+    """Walks the operators of the rewritten graph and the calls of the mended model side by side."""
+
+    def __init__(self, rewrite: Rewrite, ops: Sequence[Op], before: Capture) -> None:
+        self.rewrite = rewrite
+        self.ops = ops
+        self.before = before
+
+    def first_difference(
+        self, calls: Sequence[Call], inputs: Sequence[Value], constants: Mapping[Value, torch.Tensor], is_whole: bool = True
+    ) -> Difference | None:
+        """None where every call is the same, with the literals and shapes of the rewritten graph."""
+        self.names: dict[Value, Value] = dict(zip(self.before.inputs, inputs, strict=False))
+        self.constants = constants
+        for index, (op, new) in enumerate(zip(self.ops, calls, strict=False)):
+            call, literals = op.source  # type: ignore[misc]
+            changes = new_arguments(call, literals, self.rewrite)
+            problem = self.difference(call, new, changes)
+            if problem is not None:
+                found = bind(new.target, new.args, new.kwargs) if new.target is call.target else {}
+                return Difference(index, problem, {**bind(call.target, call.args, call.kwargs), **changes}, found)
+            self.names.update(zip(call.outputs, new.outputs, strict=False))
+        if is_whole and len(self.ops) != len(calls):
+            return Difference(min(len(self.ops), len(calls)), "another number of operators", {}, {})
+        return None
+
+    def same_outputs(self, after: Capture) -> bool:
+        def name(value: Value) -> Any:
+            return value.parameter or self.names.get(value, value)
+
+        return [name(value) for value in self.before.outputs] == [value.parameter or value for value in after.outputs]
+
+    def difference(self, old: Call, new: Call, changes: Mapping[str, Any]) -> str | None:
+        if old.target is not new.target:
+            return f"{new.target} in place of {old.target}"
+        if "*" in changes:
+            return "its parts have unequal sizes"
+        found = bind(new.target, new.args, new.kwargs)
+        for name, value in {**bind(old.target, old.args, old.kwargs), **changes}.items():
+            if not self.same(value, found.get(name)):
+                return f"{name}={plain(found.get(name))} in place of {plain(value)}"
+        if len(old.outputs) != len(new.outputs):
+            return "another number of results"
+        for before, after in zip(old.outputs, new.outputs, strict=True):
+            if self.rewrite.shape(before) != after.shape:
+                return f"a result of shape {after.shape} in place of {self.rewrite.shape(before)}"
+        return None
+
+    def same(self, old: Any, new: Any) -> bool:
+        if isinstance(old, list | tuple):
+            return isinstance(new, list | tuple) and len(old) == len(new) and all(map(self.same, old, new))
+        if not isinstance(old, Value):
+            return bool(old == new)
+        if not isinstance(new, Value):
+            return False
+        if old.parameter is not None:
+            return old.parameter == new.parameter
+        if old in self.before.constants:
+            before, after = self.before.constants[old], self.constants.get(new)
+            return after is not None and before.shape == after.shape and bool(torch.equal(before, after))
+        return self.names.get(old) is new
+
+
+def plain(argument: Any) -> str:
+    return argument.name if isinstance(argument, Value) else repr(argument)

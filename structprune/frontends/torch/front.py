@@ -1,0 +1,141 @@
+"""The torch front end as the pipeline sees it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from structprune.errors import UnsupportedModel
+from structprune.frontends.protocol import Choose, Constraints, Realized
+from structprune.frontends.torch.adapt import Adapter
+from structprune.frontends.torch.graph_module import build_graph_module
+from structprune.frontends.torch.inputs import describe, read, restore
+from structprune.frontends.torch.lower import lower
+from structprune.frontends.torch.module import arrays, stored
+from structprune.frontends.torch.oracle import expected_outputs, largest_error, zeroed
+from structprune.frontends.torch.record import Arguments, Capture, map_tensors, tensors_in
+from structprune.graph import Graph, Shape
+from structprune.passes.propagate import Solution
+from structprune.passes.rewrite import Rewrite
+
+
+class TorchFrontend:
+    """A torch model, recorded."""
+
+    def __init__(self, model: nn.Module, arguments: Arguments, capture: Capture) -> None:
+        self.model = model
+        self.arguments = arguments
+        self.capture = capture
+        self.graph: Graph = lower(capture)
+        self.model_name = type(model).__name__
+        self.total = sum(parameter.numel() for parameter in model.parameters())
+        self.itemsizes: Mapping[str, int] = {name: tensor.element_size() for name, tensor in stored(model)}
+
+    @classmethod
+    def read(cls, model: nn.Module, example_inputs: Any) -> TorchFrontend:
+        refuse(model)
+        if isinstance(example_inputs, Described):
+            device = next(model.parameters()).device
+            example_inputs = example_inputs.restore(device)
+            arguments = (example_inputs[0], example_inputs[1])
+            from structprune.frontends.torch.capture import capture
+
+            return cls(model, arguments, capture(model, arguments))
+        return cls(model, *read(model, example_inputs))
+
+    def arrays(self, names: Iterable[str]) -> Mapping[str, Tensor]:
+        return arrays(self.model, set(names))
+
+    def shapes(self) -> Mapping[str, Shape]:
+        return {name: tuple(tensor.shape) for name, tensor in stored(self.model)}
+
+    def inputs(self) -> Any:
+        return describe(self.arguments)
+
+    def realize(self, solution: Solution, choose: Choose, output: str) -> Realized:
+        note = ""
+        if output != "graph":
+            adapter = Adapter(self.model, self.arguments, self.capture, solution)
+            adapted = adapter.adapt(choose)
+            if adapted.rewrite is not None:
+                return Realized(adapted.rewrite, "module", adapted.finish, adapter.constraints)
+            note = adapted.reason
+            if output == "module" or self.capture.is_real:
+                raise UnsupportedModel(
+                    f"the result cannot be a {self.model_name}: {note}. "
+                    + ("Its control flow depends on data, so no graph can stand for it either."
+                       if self.capture.is_real else "output='graph' or 'auto' gives a torch.fx.GraphModule.")
+                )  # fmt: skip
+        free = Constraints()
+        rewrite = Rewrite(solution, choose(free))
+
+        def finish() -> nn.Module:
+            return build_graph_module(self.model, self.arguments, self.capture, self.graph.ops, rewrite)
+
+        return Realized(rewrite, "graph", finish, free, note)
+
+    def error(self, rewrite: Rewrite, small: nn.Module) -> float:
+        arguments = map_tensors(self.arguments[0], noise), map_tensors(self.arguments[1], noise)
+        flat = list(tensors_in(arguments))
+        was_training = {module: module.training for module in small.modules()}
+        small.eval()
+        try:
+            with torch.no_grad():
+                found = list(tensors_in(small(*arguments[0], **arguments[1])))
+        finally:
+            for module, training in was_training.items():
+                module.training = training
+        parameters = arrays(self.model, self.capture.parameters)
+        if self.capture.is_real:
+            # No recorded graph stands for such a model: its own code runs on zeroed parameters.
+            return largest_error(self.zeroed_run(rewrite, parameters, arguments), found)
+        return largest_error(expected_outputs(self.capture, rewrite, parameters, flat), found)
+
+
+    def zeroed_run(self, rewrite: Rewrite, parameters: Mapping[str, Tensor], arguments: Arguments) -> list[Tensor]:
+        whole = copy.deepcopy(self.model).eval()
+        values = zeroed(parameters, rewrite)
+        for name, tensor in stored(whole):
+            if name in values:
+                tensor.data = values[name]
+        with torch.no_grad():
+            return list(tensors_in(whole(*arguments[0], **arguments[1])))
+
+
+class Described:
+    """Inputs written into a plan."""
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+
+    def restore(self, device: torch.device) -> Any:
+        return restore(self.data, device)
+
+
+def noise(tensor: Tensor) -> Tensor:
+    """The example itself, or noise where a guess left nothing but zeros."""
+    if not tensor.is_floating_point() or tensor.any():
+        return tensor
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor)
+
+
+def refuse(model: nn.Module) -> None:
+    """What cannot be shrunk at all."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise UnsupportedModel(f"{name or 'the model'} is a TorchScript module; give the module it was made from")
+        if type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.nn.quantized")):
+            raise UnsupportedModel(
+                f"{name or 'the model'} is quantized ({type(module).__name__}); shrink the floating-point model, then quantize"
+            )
+    for name, parameter in model.named_parameters():
+        if is_lazy(parameter):
+            raise UnsupportedModel(f"{name} has no shape yet: run the model once, then shrink it")
+    if not any(parameter.numel() for parameter in model.parameters()):
+        raise UnsupportedModel(f"{type(model).__name__} has no parameters: there is nothing to remove")

@@ -1,0 +1,245 @@
+"""The result as a `torch.fx.GraphModule`, for models whose code holds sizes that cannot be mended."""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from structprune.errors import UnsupportedModel
+from structprune.frontends.torch.capture import record
+from structprune.frontends.torch.lower import bind
+from structprune.frontends.torch.module import new_arguments, sliced, stored
+from structprune.frontends.torch.record import Arguments, Call, Capture, Stopped, map_tensors
+from structprune.graph import Op, Value
+from structprune.passes.rewrite import Rewrite
+
+TRAINING_FLAGS = ("training", "train")
+
+
+def build_graph_module(
+    model: nn.Module, inputs: Arguments, capture: Capture, ops: Sequence[Op], rewrite: Rewrite
+) -> fx.GraphModule:
+    """The rewritten graph over a tree of modules that hold the smaller parameters under their old names."""
+    if capture.is_real:
+        raise UnsupportedModel(
+            "the model's control flow depends on data, so one recorded run cannot stand for it as a graph; "
+            "use output='module' or 'auto'"
+        )
+    return _Builder(model, inputs, capture, ops, rewrite).build()
+
+
+class _Builder:
+    def __init__(
+        self, model: nn.Module, inputs: Arguments, capture: Capture, ops: Sequence[Op], rewrite: Rewrite
+    ) -> None:
+        self.model = model
+        self.inputs = inputs
+        self.capture = capture
+        self.ops = ops
+        self.rewrite = rewrite
+        self.graph = fx.Graph()
+        self.nodes: dict[Value, fx.Node] = {}
+        self.root = tree(model, rewrite.edits())
+        self.others = other_runs(model, inputs, capture)
+
+    def build(self) -> fx.GraphModule:
+        self.placeholders()
+        for index, op in enumerate(self.ops):
+            self.call(index, op)
+        self.graph.output(self.output())
+        self.graph.eliminate_dead_code(is_impure_node=is_impure)
+        result = fx.GraphModule(self.root, self.graph, type(self.model).__name__)
+        for (name, module), (_, original) in zip(result.named_modules(), self.model.named_modules(), strict=False):
+            module.training = original.training if name == "" else module.training
+        return result
+
+    def placeholders(self) -> None:
+        """Placeholders named as in the model's own forward; nested inputs are opened inside."""
+        args, kwargs = self.inputs
+        parameters = list(inspect.signature(self.model.forward).parameters.values())
+        positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        named = {
+            **{(positional[k] if k < len(positional) else f"argument_{k}"): arg for k, arg in enumerate(args)},
+            **kwargs,
+        }
+        values = iter(self.capture.inputs)
+        for name, argument in named.items():
+            default = () if name not in kwargs else (None,)
+            node = self.graph.placeholder(name, default_value=default[0]) if default else self.graph.placeholder(name)
+            self.open(argument, node, values)
+
+    def open(self, argument: Any, node: fx.Node, values: Any) -> None:
+        if isinstance(argument, Tensor):
+            self.nodes[next(values)] = node
+        elif isinstance(argument, Mapping):
+            for key, item in argument.items():
+                self.open(item, self.graph.call_function(operator.getitem, (node, key)), values)
+        elif isinstance(argument, list | tuple):
+            for key, item in enumerate(argument):
+                self.open(item, self.graph.call_function(operator.getitem, (node, key)), values)
+
+    def node(self, value: Value) -> fx.Node:
+        found = self.nodes.get(value)
+        if found is None:
+            if value.parameter is not None:
+                target = value.parameter
+            else:
+                target = f"_{value.name}"
+                self.root.register_buffer(target, self.capture.constants[value], persistent=False)
+            found = self.nodes[value] = self.graph.get_attr(target)
+        return found
+
+    def call(self, index: int, op: Op) -> None:
+        call, literals = op.source  # type: ignore[misc]
+        arguments = bind(call.target, call.args, call.kwargs) if hasattr(call.target, "_schema") else None
+        target, changes = call.target, new_arguments(call, literals, self.rewrite)
+        if "*" in changes:
+            target = torch.ops.aten.split_with_sizes.default
+            arguments = {"self": arguments and arguments["self"], "split_sizes": changes["*"], "dim": (arguments or {})["dim"]}
+        elif arguments is not None:
+            arguments.update(changes)
+        if arguments is None:
+            node = self.graph.call_function(target, self.mapped(call.args), self.mapped(call.kwargs))
+        else:
+            self.make_dynamic(index, call, arguments)
+            self.follow_training(call, arguments)
+            schema = target._schema.arguments
+            args = [self.mapped(arguments[a.name]) for a in schema if not a.kwarg_only and a.name in arguments]
+            kwargs = {a.name: self.mapped(arguments[a.name]) for a in schema if a.kwarg_only and a.name in arguments}
+            node = self.graph.call_function(target, tuple(args), kwargs)
+        if not call.with_grad and len(call.outputs) == 1 and not is_impure(node):
+            node = self.graph.call_function(torch.ops.aten.detach.default, (node,))
+        is_single = len(call.outputs) == 1 and returns_one(call)
+        for place, value in enumerate(call.outputs):
+            self.nodes[value] = node if is_single else self.graph.call_function(operator.getitem, (node, place))
+
+    def mapped(self, structure: Any) -> Any:
+        if isinstance(structure, Value):
+            return self.node(structure)
+        if isinstance(structure, list | tuple):
+            return type(structure)(map(self.mapped, structure))
+        return structure
+
+    def follow_training(self, call: Call, arguments: dict[str, Any]) -> None:
+        """Dropout and batch norm ask the module that they came from whether it trains."""
+        for flag in TRAINING_FLAGS:
+            if isinstance(arguments.get(flag), bool) and call.where.module in dict(self.model.named_modules()):
+                prefix = f"{call.where.module}." if call.where.module else ""
+                arguments[flag] = self.graph.get_attr(f"{prefix}training")
+
+    # -- sizes that depend on the inputs -------------------------------------------------------
+
+    def make_dynamic(self, index: int, call: Call, arguments: dict[str, Any]) -> None:
+        """A literal that changes with the inputs' sizes is read from the tensors when the graph runs."""
+        for other in self.others:
+            twin = other.calls[index]
+            theirs = bind(twin.target, twin.args, twin.kwargs)
+            ours = bind(call.target, call.args, call.kwargs)
+            for name, value in arguments.items():
+                arguments[name] = self.dynamic(value, ours.get(name), theirs.get(name), call, twin, other)
+
+    def dynamic(self, value: Any, ours: Any, theirs: Any, call: Call, twin: Call, other: Capture) -> Any:
+        if isinstance(value, list | tuple) and isinstance(theirs, list | tuple) and len(theirs) == len(value):
+            return type(value)(
+                self.dynamic(v, o, t, call, twin, other) for v, o, t in zip(value, ours, theirs, strict=True)
+            )
+        if type(value) is not int or type(theirs) is not int or ours == theirs:
+            return value
+        pairs = [*zip(call.tensors(), twin.tensors(), strict=True), *zip(self.capture.inputs, other.inputs, strict=True)]
+        for mine, yours in pairs:
+            for axis, (a, b) in enumerate(zip(mine.shape, yours.shape, strict=True)):
+                if (a, b) == (ours, theirs) and self.rewrite.shape(mine)[axis] == value:
+                    return self.graph.call_function(torch.ops.aten.sym_size.int, (self.node(mine), axis))
+        for mine, yours in pairs:
+            for axis, (a, b) in enumerate(zip(mine.shape, yours.shape, strict=True)):
+                is_multiple = a != b and ours % a == 0 == value % a and theirs * a == ours * b
+                if is_multiple and self.rewrite.shape(mine)[axis] == a:
+                    size = self.graph.call_function(torch.ops.aten.sym_size.int, (self.node(mine), axis))
+                    return self.graph.call_function(operator.mul, (size, value // a))
+        return value
+
+    def output(self) -> Any:
+        result = self.capture.result
+        mapped = self.result(result)
+        if self.capture.result_type is not None:
+            kind = self.capture.result_type
+            return self.graph.call_function(kind, (), {k: v for k, v in mapped.items() if isinstance(v, fx.Node | tuple | list)})
+        return mapped
+
+    def result(self, structure: Any) -> Any:
+        if isinstance(structure, Value):
+            return self.node(structure)
+        if isinstance(structure, dict):
+            return {key: self.result(item) for key, item in structure.items()}
+        if isinstance(structure, list | tuple):
+            return type(structure)(map(self.result, structure))
+        if structure is None or isinstance(structure, bool | int | float | str):
+            return structure
+        raise UnsupportedModel(f"the model's result holds a {type(structure).__name__}, which a graph cannot make")
+
+
+def returns_one(call: Call) -> bool:
+    returns = call.target._schema.returns if hasattr(call.target, "_schema") else [None]
+    return len(returns) == 1 and (returns[0] is None or "[]" not in str(returns[0].type))
+
+
+def is_impure(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return node.op in ("placeholder", "output") or (schema is not None and bool(schema.is_mutable))
+
+
+def tree(model: nn.Module, edits: Mapping[str, Any]) -> nn.Module:
+    """Bare modules under the names of the model's own, with the smaller parameters; tied ones stay tied."""
+    root = nn.Module()
+    root.training = model.training
+    for name, module in model.named_modules():
+        if name:
+            place = root
+            *outer, last = name.split(".")
+            for part in outer:
+                place = getattr(place, part)
+            bare = nn.Module()
+            bare.training = module.training
+            place.add_module(last, bare)
+    made: dict[int, Tensor] = {}
+    parameters = {id(parameter) for parameter in model.parameters()}
+    state = model.state_dict(keep_vars=True)
+    for name, tensor in stored(model):
+        small = made.get(id(tensor))
+        if small is None:
+            data = sliced(tensor, edits[name]) if name in edits else tensor.detach().clone()
+            small = nn.Parameter(data, requires_grad=tensor.requires_grad) if id(tensor) in parameters else data
+            made[id(tensor)] = small
+        owner_name, _, last = name.rpartition(".")
+        owner = root.get_submodule(owner_name) if owner_name else root
+        if isinstance(small, nn.Parameter):
+            owner.register_parameter(last, small)
+        else:
+            owner.register_buffer(last, small, persistent=name in state)
+    return root
+
+
+def other_runs(model: nn.Module, inputs: Arguments, capture: Capture) -> list[Capture]:
+    """The same model on other batch and image sizes: what differs between the runs depends on sizes."""
+
+    def resized(axes: Sequence[int], factor: int) -> Arguments:
+        def resize(tensor: Tensor) -> Tensor:
+            shape = [size * factor if axis in axes else size for axis, size in enumerate(tensor.shape)]
+            return torch.zeros(shape, dtype=tensor.dtype, device=tensor.device)
+
+        return map_tensors(inputs[0], resize), map_tensors(inputs[1], resize)
+
+    found: list[Capture] = []
+    for axes, factor in (((0,), 3), ((2, 3), 2), ((1,), 2)):
+        try:
+            other = record(model, resized(axes, factor), is_real=False)
+        except Stopped:
+            continue
+        if [call.target for call in other.calls] == [call.target for call in capture.calls]:
+            found.append(other)
+    return found

@@ -1,0 +1,106 @@
+"""Law 2 as a computation: the original graph with the removed slices zeroed.
+
+Normalisations over a removed axis take their statistics over what is kept: there the rule says that
+removing is not zeroing, and the oracle runs the small operator on the kept entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from structprune.frontends.torch.lower import bind
+from structprune.frontends.torch.module import new_arguments
+from structprune.frontends.torch.record import Call, Capture, tensors_in
+from structprune.frontends.torch.run import run
+from structprune.graph import Op, Value
+from structprune.passes.rewrite import Rewrite
+
+
+def zeroed(parameters: Mapping[str, Tensor], rewrite: Rewrite) -> dict[str, Tensor]:
+    """The parameters with everything that the rewrite removes set to zero."""
+    result = dict(parameters)
+    for name, axes in rewrite.edits().items():
+        tensor = parameters[name].detach().clone()
+        for axis, kept in axes.items():
+            is_removed = torch.ones(tensor.shape[axis], dtype=torch.bool, device=tensor.device)
+            is_removed[torch.from_numpy(kept)] = False
+            tensor.index_fill_(axis, is_removed.nonzero().flatten(), 0)
+        result[name] = tensor
+    return result
+
+
+def expected_outputs(
+    capture: Capture, rewrite: Rewrite, parameters: Mapping[str, Tensor], inputs: Sequence[Tensor]
+) -> list[Tensor]:
+    """What the small model must give."""
+    solution = rewrite.solution
+    changed = {
+        id(op.source[0])  # type: ignore[index]
+        for op, axis in solution.statistics
+        if any(leaf in rewrite.kept for leaf in solution.system.leaves(axis))
+    }
+    ops: dict[int, Op] = {id(op.source[0]): op for op in solution.graph.ops}  # type: ignore[index]
+
+    def step(index: int, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if id(call) not in changed:
+            return call.target(*args, **kwargs)
+        return over_kept(ops[id(call)], call, args, kwargs, rewrite)
+
+    return run(capture, zeroed(parameters, rewrite), list(inputs), step)
+
+
+def over_kept(op: Op, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], rewrite: Rewrite) -> Any:
+    """Run the small operator on the kept entries, and spread its results over zeros."""
+    names = bind(call.target, call.args, call.kwargs)
+    given = bind(call.target, args, kwargs)
+    for name, value in names.items():
+        if isinstance(value, Value):
+            given[name] = gathered(given[name], value, rewrite)
+    given.update(new_arguments(call, op.source[1], rewrite))  # type: ignore[index]
+    result = invoke(call.target, given)
+    spread = [scattered(small, value, rewrite) for small, value in zip(tensors_in(result), call.outputs, strict=True)]
+    return spread[0] if isinstance(result, Tensor) else tuple(spread)
+
+
+def invoke(target: Any, arguments: Mapping[str, Any]) -> Any:
+    """Call an operator with arguments by name."""
+    schema = target._schema.arguments
+    positional = [arguments[a.name] for a in schema if not a.kwarg_only and a.name in arguments]
+    return target(*positional, **{a.name: arguments[a.name] for a in schema if a.kwarg_only and a.name in arguments})
+
+
+def gathered(tensor: Tensor, value: Value, rewrite: Rewrite) -> Tensor:
+    for axis in range(tensor.dim()):
+        kept = rewrite.indices(value, axis)
+        if kept is not None:
+            tensor = tensor.index_select(axis, torch.from_numpy(kept).to(tensor.device))
+    return tensor
+
+
+def scattered(small: Tensor, value: Value, rewrite: Rewrite) -> Tensor:
+    for axis, size in enumerate(value.shape):
+        kept = rewrite.indices(value, axis)
+        if kept is not None:
+            shape = [*small.shape[:axis], size, *small.shape[axis + 1 :]]
+            whole = small.new_zeros(shape)
+            small = whole.index_copy_(axis, torch.from_numpy(kept).to(small.device), small)
+    return small
+
+
+def largest_error(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
+    """The largest difference, in units of the largest entry of each output."""
+    worst = 0.0
+    for a, b in zip(expected, found, strict=True):
+        if a.shape != b.shape:
+            return float("inf")
+        if a.numel() and (a.is_floating_point() or a.is_complex()):
+            both = torch.isfinite(a) & torch.isfinite(b)
+            if not torch.equal(torch.isfinite(a), torch.isfinite(b)):
+                return float("inf")
+            scale = a[both].abs().max().item() if both.any() else 1.0
+            worst = max(worst, ((a - b)[both].abs().max().item() if both.any() else 0.0) / (scale or 1.0))
+    return worst

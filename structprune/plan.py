@@ -1,0 +1,183 @@
+"""A plan: the decision, not yet carried out. Print it, edit it, save it, load it, apply it."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from structprune.analysis import Analysis
+from structprune.axis import Kept
+from structprune.errors import PlanMismatch, VerificationError
+from structprune.frontends import read
+from structprune.frontends.protocol import Constraints, Realized
+from structprune.report import Report, make_report
+
+VERSION = 1
+# How far the result may be from the zeroed original, in units of its largest output.
+TOLERANCES = {8: 1e-9, 4: 1e-4, 2: 5e-2}
+
+
+@dataclass(slots=True)
+class Plan:
+    """Which indices of which group stay. `keep` may be edited before the plan is applied."""
+
+    model: str
+    shapes: dict[str, tuple[int, ...]]
+    inputs: Any
+    keep: dict[str, list[int]]
+    sizes: dict[str, int]
+    options: dict[str, Any]
+    output: str = "auto"
+    verify: str | None = "shapes"
+    report: Report | None = None
+    _ready: tuple[Any, Analysis, Realized, dict[str, list[int]]] | None = field(default=None, repr=False)
+
+    def apply(self, model: Any) -> Any:
+        """The smaller model. The model given is left untouched."""
+        self.check(model)
+        analysis, realized = self.realized(model)
+        small = realized.finish()
+        if self.verify == "numeric":
+            error = analysis.frontend.error(realized.rewrite, small)
+            tolerance = TOLERANCES[max(analysis.frontend.itemsizes.values())]
+            if not error <= tolerance:
+                raise VerificationError(
+                    f"the smaller {self.model} differs from the original with the removed slices zeroed by {error:.3g} "
+                    f"of its largest output (tolerance {tolerance:g}). This is a bug in structprune; please report it."
+                )
+        return small
+
+    def realized(self, model: Any) -> tuple[Analysis, Realized]:
+        if self._ready is not None:
+            planned, analysis, realized, keep = self._ready
+            self._ready = None
+            if planned is model and keep == self.keep:
+                return analysis, realized
+        analysis = Analysis(read(model, described(model, self.inputs)))
+        kept = self.kept(analysis)
+
+        def choose(constraints: Constraints) -> Kept:
+            return kept
+
+        return analysis, analysis.frontend.realize(analysis.solution, choose, self.output)
+
+    def kept(self, analysis: Analysis) -> Kept:
+        groups = {group.name: group for group in analysis.groups}
+        kept: Kept = {}
+        for name, indices in self.keep.items():
+            group = groups.get(name)
+            if group is None:
+                raise PlanMismatch(f"the plan keeps indices of the group {name!r}, which this model does not have")
+            if not indices or sorted(set(indices)) != list(indices) or indices[0] < 0 or indices[-1] >= group.size:
+                raise PlanMismatch(
+                    f"the plan's indices of {name!r} must be different, ascending, and between 0 and {group.size - 1}"
+                )
+            if len(indices) < group.size:
+                kept[group.dim] = np.asarray(indices, dtype=np.int64)
+        return kept
+
+    def check(self, model: Any) -> None:
+        """Refuse a model that the plan was not made for, naming the first difference."""
+        from structprune.frontends.names import stored_shapes
+
+        shapes = stored_shapes(model)
+        for name, planned in self.shapes.items():
+            if name not in shapes:
+                raise PlanMismatch(f"the plan was made for a {self.model} with {name!r}; this {type(model).__name__} has none")
+            if shapes[name] != planned:
+                raise PlanMismatch(f"{name!r} has shape {list(shapes[name])}, but the plan was made for {list(planned)}")
+        for name in shapes:
+            if name not in self.shapes:
+                raise PlanMismatch(f"this {type(model).__name__} has {name!r}, which the plan does not know")
+
+    # -- files ---------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as JSON, whole or not at all."""
+        data = {
+            "structprune_plan": VERSION,
+            "model": self.model,
+            "options": self.options,
+            "output": self.output,
+            "verify": self.verify,
+            "inputs": self.inputs,
+            "shapes": {name: list(shape) for name, shape in self.shapes.items()},
+            "groups": {name: {"size": self.sizes[name], "keep": indices} for name, indices in self.keep.items()},
+        }
+        path = Path(path)
+        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(data, file, indent=1)
+            os.replace(beside, path)
+        except BaseException:
+            Path(beside).unlink(missing_ok=True)
+            raise
+
+    @classmethod
+    def load(cls, path: str | Path) -> Plan:
+        """Read a plan. It is data alone: safe to load from strangers."""
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise PlanMismatch(f"the plan {path} cannot be read: {error.strerror}") from error
+        except ValueError as error:
+            raise PlanMismatch(f"{path} is not a whole plan file: {error}") from error
+        if not isinstance(data, dict) or "structprune_plan" not in data:
+            raise PlanMismatch(f"{path} is not a structprune plan")
+        if data["structprune_plan"] != VERSION:
+            raise PlanMismatch(
+                f"{path} is a plan of version {data['structprune_plan']}; this structprune reads version {VERSION}"
+            )
+        try:
+            return cls(
+                model=str(data["model"]),
+                shapes={str(name): tuple(map(int, shape)) for name, shape in data["shapes"].items()},
+                inputs=data["inputs"],
+                keep={str(name): list(map(int, group["keep"])) for name, group in data["groups"].items()},
+                sizes={str(name): int(group["size"]) for name, group in data["groups"].items()},
+                options=dict(data["options"]),
+                output=str(data["output"]),
+                verify=data["verify"],
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise PlanMismatch(f"{path} is not a whole plan: {type(error).__name__} at {error}") from error
+
+    def __str__(self) -> str:
+        if self.report is not None:
+            return str(self.report)
+        kept = sum(len(indices) for indices in self.keep.values())
+        return f"a plan for a {self.model}: {len(self.keep)} groups cut, {kept} of {sum(self.sizes.values())} indices stay"
+
+
+def described(model: Any, inputs: Any) -> Any:
+    from structprune.frontends.torch.front import Described
+
+    return Described(inputs)
+
+
+def make_plan(analysis: Analysis, realized: Realized, model: Any, options: dict[str, Any], output: str, verify: str | None) -> Plan:
+    keep = {
+        group.name: realized.rewrite.kept[group.dim].tolist()
+        for group in analysis.groups
+        if group.dim in realized.rewrite.kept
+    }
+    report = make_report(analysis, realized.rewrite, options["of"], options["ratio"], realized.kind, realized.note)
+    return Plan(
+        model=analysis.frontend.model_name,
+        shapes=dict(analysis.frontend.shapes()),
+        inputs=analysis.frontend.inputs(),
+        keep=keep,
+        sizes={group.name: group.size for group in analysis.groups if group.name in keep},
+        options=options,
+        output=output,
+        verify=verify,
+        report=report,
+        _ready=(model, analysis, realized, {name: list(indices) for name, indices in keep.items()}),
+    )
