@@ -89,15 +89,18 @@ def divisors(size: int) -> list[int]:
 @st.composite
 def axes(draw: st.DrawFn, size: int, pool: list[Dim], depth: int = 3) -> Axis:
     """An axis of that size, `(1 n)` and `(0 + n)` included; the pool holds the variables that it may share."""
+    if not size:
+        return Sum(())
     form = draw(st.sampled_from(("dim", "dim", "product", "sum") if depth else ("dim",)))
-    if form == "product" and size:
+    if form == "product":
         inner = draw(st.sampled_from(divisors(size)))
         return Product((draw(axes(size // inner, pool, depth - 1)), draw(axes(inner, pool, depth - 1))))
-    if form == "sum" and size:
+    if form == "sum":
         at = draw(st.integers(0, size))
         return Sum((draw(axes(at, pool, depth - 1)), draw(axes(size - at, pool, depth - 1))))
     known = [dim for dim in pool if dim.size == size]
-    if known and draw(st.booleans()):
+    is_shared = draw(st.booleans())
+    if known and is_shared:
         return draw(st.sampled_from(known))
     made = fresh(size)
     if isinstance(made, Dim):
@@ -117,8 +120,10 @@ def equations(draw: st.DrawFn, most: int = 4) -> list[tuple[Axis, Axis]]:
 def rearranged(draw: st.DrawFn) -> tuple[Axis, Axis]:
     """The same factors, or the same parts, in two orders: `(r kv)` with `(kv r)`."""
     dims = draw(st.lists(st.integers(2, 6).map(Dim), min_size=2, max_size=3))
-    form = draw(st.sampled_from((Product, Sum)))
-    return form(tuple(dims)), form(tuple(draw(st.permutations(dims))))
+    others = draw(st.permutations(dims))
+    if draw(st.booleans()):
+        return Product(tuple(dims)), Product(tuple(others))
+    return Sum(tuple(dims)), Sum(tuple(others))
 
 
 def solve(pairs: list[tuple[Axis, Axis]]) -> System:
@@ -198,13 +203,12 @@ def test_sizes_survive(pairs):
 @in_time
 def test_an_equation_that_holds_teaches_nothing(pairs):
     system = solve(pairs)
-    before, frozen = state(system, pairs), set(system.frozen)
+    before = state(system, pairs)
     for a, b in pairs:
         system.unify(a, b)
         system.unify(b, a)
         system.unify(a, a)
     assert state(system, pairs) == before
-    assert set(system.frozen) == frozen
 
 
 @FEW

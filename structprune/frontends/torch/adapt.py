@@ -14,9 +14,10 @@ from functools import partial
 from math import prod
 from typing import Any
 
+import torch
 from torch import nn
 
-from structprune.axis import Axis, Dim, Product, kept_size
+from structprune.axis import Axis, Dim, Product, Sum, kept_size
 from structprune.errors import UnsupportedRatio
 from structprune.frontends.protocol import Choose, Constraints
 from structprune.frontends.torch.capture import raised_at, record
@@ -24,7 +25,7 @@ from structprune.frontends.torch.compare import Comparison, Difference
 from structprune.frontends.torch.lower import bind
 from structprune.frontends.torch.module import changed_numbers, fill, mend, new_arguments, small_copy
 from structprune.frontends.torch.record import Arguments, Call, Capture, Stopped
-from structprune.graph import Op
+from structprune.graph import Op, Value
 from structprune.passes.propagate import Solution
 from structprune.passes.rewrite import Rewrite
 from structprune.passes.select import Tie
@@ -56,7 +57,6 @@ class Adapter:
         self.types = {name: type(module) for name, module in model.named_modules()}
         self.constraints = Constraints()
         self.widened: set[type] = set()
-        self.stages: dict[tuple[str, str], int] = {}
 
     def adapt(self, choose: Choose) -> Adapted:
         """Try, learn from the first difference, and try again."""
@@ -76,7 +76,7 @@ class Adapter:
                 return Adapted(rewrite, partial(self.finish, small, rewrite))
             op = self.ops[min(difference.index, len(self.ops) - 1)]
             reason = f"{op}: {cause or difference.problem}"
-            if not self.learn(difference, op, rewrite, sizes):
+            if not self.learn(difference, op, rewrite):
                 break
         return Adapted(None, reason=reason)
 
@@ -93,11 +93,12 @@ class Adapter:
             found = comparison.first_difference(stopped.calls, stopped.inputs, stopped.constants, is_whole=False)
             cause = f"{type(stopped.cause).__name__}: {stopped.cause}{raised_at(stopped.cause)}"
             return found or Difference(len(stopped.calls), cause, {}, {}), cause
-        if self.capture.is_real:
-            return None, ""
         found = comparison.first_difference(after.calls, after.inputs, after.constants)
         if found is None and not comparison.same_outputs(after):
             found = Difference(len(self.ops), "other outputs", {}, {})
+        if found is not None and self.capture.is_real and any(depends_on_data(op) for op in self.ops[: found.index + 1]):
+            # From here on two runs may differ by what the data say: the model ran, and was right so far.
+            found = None
         return found, ""
 
     # -- sizes in the code ---------------------------------------------------------------------
@@ -145,22 +146,16 @@ class Adapter:
 
     # -- learning ------------------------------------------------------------------------------
 
-    def learn(self, difference: Difference, op: Op, rewrite: Rewrite, sizes: Sized) -> bool:
-        """Take the next measure against a difference; False when there is none left."""
-        key = (op.where.line, op.name)
-        for stage in range(self.stages.get(key, 0), 4):
-            # The last measure may be taken again: each time it freezes something more, or it fails.
-            self.stages[key] = min(stage + 1, 3)
-            measure = (self.widen_around, self.tie_numbers, self.tie_literals, self.freeze)[stage]
-            if measure(difference, op, rewrite, sizes):
-                return True
-        return False
+    def learn(self, difference: Difference, op: Op, rewrite: Rewrite) -> bool:
+        """Take the first measure against a difference that is news; False when there is none left."""
+        measures = (self.widen_around, self.tie_parts, self.tie_literals, self.tie_numbers, self.freeze)
+        return any(measure(difference, op, rewrite) for measure in measures)
 
     def alike(self, op: Op) -> list[Op]:
         """The operators that the same line of code made."""
         return [each for each in self.ops if each.where.line == op.where.line and each.name == op.name]
 
-    def widen_around(self, difference: Difference, op: Op, rewrite: Rewrite, sizes: Sized) -> bool:
+    def widen_around(self, difference: Difference, op: Op, rewrite: Rewrite) -> bool:
         """Look for attributes on the module at fault and on the two around it."""
         name, new = op.where.module, set[type]()
         for _ in range(3):
@@ -172,73 +167,123 @@ class Adapter:
         self.widened |= new
         return bool(new)
 
-    def tie_numbers(self, difference: Difference, op: Op, rewrite: Rewrite, sizes: Sized) -> bool:
+    def tie_parts(self, difference: Difference, op: Op, rewrite: Rewrite) -> bool:
+        """Parts that the code cuts to equal sizes keep equal counts."""
+        learnt = False
+        for each in self.alike(op) if op.kind == "split" else ():
+            dim = int(str(each.attributes["dim"]))
+            first, *others = (self.solution.expanded(value)[dim] for value in each.outputs)
+            learnt |= any([self.tie(first, other) for other in others if other.size == first.size])
+        return learnt
+
+    def tie_literals(self, difference: Difference, op: Op, rewrite: Rewrite) -> bool:
+        """The code derived a size from another width: both keep equal counts."""
+        for name, given in difference.found.items():
+            axes = literal_axes(op, name, self.solution)
+            if axes is None or list(given) == list(difference.expected[name]):
+                continue
+            for first, last in runs(len(axes)):
+                run = axes[first:last]
+                place = self.partner(op, run, prod(given[first:last]), rewrite)
+                if place is not None and self.tie_alike(op, name, (first, last), place):
+                    return True
+        return False
+
+    def partner(self, op: Op, run: Sequence[Axis], given: int, rewrite: Rewrite) -> tuple[int, int, int] | None:
+        """Where near the operator a width was as large as the run, and now is as large as the code says.
+
+        The place is (distance in operators, which of its values, which axis).
+        """
+        size = prod(axis.size for axis in run)
+        if given < 1 or given == prod(rewrite_size(axis, rewrite) for axis in run):
+            return None
+        module, here = op.where.module, self.ops.index(op)
+        nearest = sorted(range(len(self.ops)), key=lambda index: abs(index - here))
+        for index in nearest:
+            if not (self.ops[index].where.module + ".").startswith(module + "." if module else ""):
+                continue
+            for slot, value in enumerate(values_of(self.ops[index])):
+                if value is None or size not in value.shape:
+                    continue
+                for axis, (old, new) in enumerate(zip(value.shape, rewrite.shape(value), strict=True)):
+                    if old == size and new == given:
+                        return index - here, slot, axis
+        return None
+
+    def tie_alike(self, op: Op, name: str, span: tuple[int, int], place: tuple[int, int, int]) -> bool:
+        """Tie the same two widths wherever the same line of code ran."""
+        distance, slot, position = place
+        learnt = False
+        for each in self.alike(op):
+            axes, index = literal_axes(each, name, self.solution), self.ops.index(each) + distance
+            if axes is None or not 0 <= index < len(self.ops) or len(values_of(self.ops[index])) <= slot:
+                continue
+            value = values_of(self.ops[index])[slot]
+            run = axes[span[0] : span[1]]
+            if value is None or len(value.shape) <= position:
+                continue
+            if value.shape[position] == prod(axis.size for axis in run):
+                learnt |= self.tie(Product(tuple(run)), self.solution.expanded(value)[position])
+        return learnt
+
+    def tie_numbers(self, difference: Difference, op: Op, rewrite: Rewrite) -> bool:
         """One attribute stands for several widths: they keep equal counts."""
         modules = dict(self.model.named_modules())
         kinds = {type(modules[each.where.module]) for each in self.alike(op)}
+        widths = self.widths_by_module(kinds)
         learnt = False
-        for (owner, old), news in sizes.items():
-            if len(news) < 2 or type(modules[owner]) not in kinds:
-                continue
-            if not any(holds(value, old) for name, value in vars(modules[owner]).items() if not name.startswith("_")):
-                continue
-            axes = [axis for axis in news.values() if axis is not None]
-            learnt |= any([self.tie(axes[0], other) for other in axes[1:]])
+        for owner, by_size in widths.items():
+            for name, value in vars(modules[owner]).items():
+                if name.startswith("_") or type(value) is not int or value not in by_size:
+                    continue
+                first, *others = by_size[value]
+                if len({rewrite_size(axis, rewrite) for axis in by_size[value]}) > 1:
+                    learnt |= any([self.tie(first, other) for other in others])
         return learnt
 
-    def tie_literals(self, difference: Difference, op: Op, rewrite: Rewrite, sizes: Sized) -> bool:
-        """The code derived a size from another width: both keep equal counts."""
-        learnt = False
-        for each in self.alike(op):
-            call, literals = source(each)
-            changed = new_arguments(call, literals, rewrite)
-            for name in changed:
-                given, axes = difference.found.get(name), literal_axes(each, name, self.solution)
-                if axes is None or not isinstance(given, list | tuple) or len(axes) != len(given):
-                    continue
-                for first, last in runs(len(axes)):
-                    run = axes[first:last]
-                    partner = self.partner(each, run, prod(given[first:last]), rewrite)
-                    if partner is not None and self.tie(Product(tuple(run)), partner):
-                        learnt = True
-                        break
-        return learnt
-
-    def partner(self, op: Op, run: Sequence[Axis], given: int, rewrite: Rewrite) -> Axis | None:
-        """A width near the operator that was as large as the run, and now is as large as the code says."""
-        size = prod(axis.size for axis in run)
-        expected = prod(rewrite_size(axis, rewrite) for axis in run)
-        if given == expected or given < 1:
-            return None
-        module = op.where.module
-        for each in self.ops:
-            if each.where.module != module and not each.where.module.startswith(module + "."):
+    def widths_by_module(self, kinds: set[type]) -> dict[str, dict[int, list[Axis]]]:
+        """The different widths that can change, by size, that the operators of some modules meet."""
+        found: dict[str, dict[int, list[Axis]]] = {}
+        for op in self.ops:
+            owner = op.where.module
+            if self.types.get(owner) not in kinds:
                 continue
-            for value in (*each.inputs, *each.outputs):
-                if value is None or size not in value.shape:
-                    continue
-                for axis, old, new in zip(self.solution.expanded(value), value.shape, rewrite.shape(value), strict=True):
-                    if old == size and new == given:
-                        return axis
-        return None
+            for value in values_of(op):
+                for axis in self.solution.expanded(value) if value is not None else ():
+                    known = found.setdefault(owner, {}).setdefault(axis.size, [])
+                    if not self.solution.system.is_frozen(axis) and all(not same(axis, other) for other in known):
+                        known.append(axis)
+        return {owner: {size: axes for size, axes in by_size.items() if axes} for owner, by_size in found.items()}
 
     def tie(self, a: Axis, b: Axis) -> bool:
         """Equal counts for two axes; True if that is news."""
-        expand, frozen = self.solution.system.expand, self.solution.system.frozen
-        a, b = expand(a), expand(b)
-        if isinstance(a, Product):
-            a, b = b, a
-        free = [leaf for leaf in self.solution.system.leaves(b) if leaf not in frozen]
-        if not isinstance(a, Dim) or (not isinstance(b, Dim | Product)) or not free or a in frozen:
-            return self.hold([a, b], "one number in the code stands for it and for another width")
-        # Of a product only the outermost free factor moves: whole heads, at their full width.
-        together = Tie(tuple(dict.fromkeys((a, free[0]))))
-        news = len(together.dims) > 1 and together not in self.constraints.ties
-        if news:
-            self.constraints.ties.append(together)
-        return self.hold(free[1:], "one number in the code stands for its product with another width") or news
+        a, b = self.solution.system.expand(a), self.solution.system.expand(b)
+        if same(a, b):
+            return False
+        match a, b:
+            case (Product(left), Product(right)) | (Sum(left), Sum(right)) if sizes_of(left) == sizes_of(right):
+                return any([self.tie(x, y) for x, y in zip(left, right, strict=True)])
+            case (Dim(), Dim() | Product()):
+                return self.tie_dim(a, b)
+            case (Product(), Dim()):
+                return self.tie_dim(b, a)
+        return self.hold([a, b], "one number in the code stands for it and for another width")
 
-    def freeze(self, difference: Difference, op: Op, rewrite: Rewrite, sizes: Sized) -> bool:
+    def tie_dim(self, dim: Dim, axis: Axis) -> bool:
+        free = [leaf for leaf in self.solution.system.leaves(axis) if self.is_free(leaf)]
+        if not self.is_free(dim) or not free:
+            return self.hold([dim, *free], "one number in the code stands for it and for a width that is held")
+        # Of a product only the outermost free factor moves: whole heads, at their full width.
+        together = Tie(tuple(dict.fromkeys((dim, free[0]))))
+        is_news = len(together.dims) > 1 and together not in self.constraints.ties
+        if is_news:
+            self.constraints.ties.append(together)
+        return self.hold(free[1:], "one number in the code stands for its product with another width") or is_news
+
+    def is_free(self, dim: Dim) -> bool:
+        return dim not in self.solution.system.frozen and dim not in self.constraints.frozen
+
+    def freeze(self, difference: Difference, op: Op, rewrite: Rewrite) -> bool:
         """What the operators of this line got from changed widths, they cannot get: keep those whole."""
         reason = f"the code at {op.where} holds its size ({difference.problem})"
         learnt = False
@@ -250,7 +295,7 @@ class Adapter:
         learnt = False
         for axis in axes:
             for leaf in self.solution.system.leaves(axis):
-                if leaf not in self.solution.system.frozen and leaf not in self.constraints.frozen:
+                if self.is_free(leaf):
                     self.constraints.frozen[leaf] = reason
                     learnt = True
         return learnt
@@ -260,6 +305,12 @@ def source(op: Op) -> tuple[Call, Any]:
     return op.source  # type: ignore[return-value]
 
 
+def depends_on_data(op: Op) -> bool:
+    """Operators whose result's shape, or whose number given to Python, depends on values."""
+    tags = getattr(source(op)[0].target, "tags", ())
+    return torch.Tag.dynamic_output_shape in tags or torch.Tag.data_dependent_output in tags
+
+
 def runs(length: int) -> Iterator[tuple[int, int]]:
     """Runs of literal positions, the longest first."""
     for width in range(length, 0, -1):
@@ -267,8 +318,20 @@ def runs(length: int) -> Iterator[tuple[int, int]]:
             yield first, first + width
 
 
-def holds(value: Any, number: int) -> bool:
-    return value == number if type(value) is int else isinstance(value, list | tuple) and number in value
+def values_of(op: Op) -> tuple[Value | None, ...]:
+    return (*op.inputs, *op.outputs)
+
+
+def sizes_of(axes: Sequence[Axis]) -> list[int]:
+    return [axis.size for axis in axes]
+
+
+def same(a: Axis, b: Axis) -> bool:
+    """Whether two expanded axes are the same expression."""
+    match a, b:
+        case (Product(left), Product(right)) | (Sum(left), Sum(right)):
+            return len(left) == len(right) and all(map(same, left, right))
+    return a is b
 
 
 def rewrite_size(axis: Axis, rewrite: Rewrite) -> int:

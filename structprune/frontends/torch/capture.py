@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from structprune.graph import Shape, Value, Where
 
 # Frames of torch and of this package say nothing about the user's code.
 NOT_THE_USERS = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parents[2]}{os.sep}")
+META = torch.device("meta")
 # Constants larger than this are not computed while recording: only their shape is kept.
 LARGEST_CONSTANT = 1 << 22
 
@@ -79,6 +80,7 @@ class Recorder(SchemaCheckMode):
         self.modules: list[str] = []
         self._stored: dict[int, tuple[Tensor, str]] = {}
         self._by_storage: dict[tuple[int, Shape], str] = {}
+        self._made: dict[tuple[int, Shape, tuple[int, ...]], Value] = {}
         self._values: dict[int, tuple[Tensor, Value]] = {}
         self._metas: dict[int, Tensor] = {}
         self._trained: set[str] = set()
@@ -106,8 +108,9 @@ class Recorder(SchemaCheckMode):
     # -- values --------------------------------------------------------------------------------
 
     def ghost(self, tensor: Tensor) -> Tensor:
-        """What stands for an input while recording."""
-        return tensor if self.is_real else Ghost(tensor, tensor.device)
+        """What stands for an input while recording. Whole numbers and masks keep their values: models look at them."""
+        is_plain = not tensor.is_floating_point() and not tensor.is_complex() and tensor.numel() <= LARGEST_CONSTANT
+        return tensor if self.is_real or is_plain else Ghost(tensor, tensor.device)
 
     def new_value(self, tensor: Tensor, name: str) -> Value:
         value = Value(name, tuple(tensor.shape))
@@ -121,6 +124,11 @@ class Recorder(SchemaCheckMode):
             return known[1]
         stored = self._stored.get(id(tensor))
         name = stored[1] if stored else self._by_storage.get((pointer(tensor), tuple(tensor.shape)))
+        # Factory functions hand the caller another tensor over the memory that was recorded.
+        made = self._made.get(place(tensor)) if name is None else None
+        if made is not None:
+            self._values[id(tensor)] = (tensor, made)
+            return made
         if name is None:
             value = self.new_value(tensor, f"constant_{len(self.constants)}")
             self.constants[value] = tensor
@@ -179,18 +187,20 @@ class Recorder(SchemaCheckMode):
         elif shared is not None:
             result = Ghost(shared, shared.device)
         else:
-            device = kwargs.get("device") or next((t.device for t in tensors if isinstance(t, Ghost)), tensors[0].device)
+            if function is torch.ops.aten._local_scalar_dense.default:
+                raise GhostEscaped("the model reads a number from a tensor")
+            asked = next((each for each in (*args, *kwargs.values()) if isinstance(each, torch.device)), None)
+            device = asked or next((t.device for t in tensors if isinstance(t, Ghost)), tensors[0].device)
             result = quick_shape(function, args, kwargs)
             if result is None:
-                if kwargs.get("device") is not None:
-                    kwargs = {**kwargs, "device": torch.device("meta")}
-                if function is torch.ops.aten._local_scalar_dense.default:
-                    raise GhostEscaped("the model reads a number from a tensor")
-                result = function(*map_tensors(args, self._meta), **map_tensors(kwargs, self._meta))
-            result = self._wrap(result, torch.device(device), tensors)
+                result = function(*on_meta(args, self._meta), **on_meta(kwargs, self._meta))
+            result = self._wrap(result, device, tensors)
         for index, tensor in enumerate(tensors_in(result)):
             # An operator in place gives back its own argument: a new value for the same tensor.
-            call.outputs.append(self.new_value(tensor, f"{name_of(function)}_{len(self.calls)}_{index}"))
+            value = self.new_value(tensor, f"{name_of(function)}_{len(self.calls)}_{index}")
+            call.outputs.append(value)
+            if pointer(tensor):
+                self._made[place(tensor)] = value
         if is_constant and len(call.outputs) == 1:
             call.known = result
         return result
@@ -221,8 +231,20 @@ class Recorder(SchemaCheckMode):
         return Where("", self.modules[-1] if self.modules else "")
 
 
+def on_meta(arguments: Any, meta: Callable[[Tensor], Tensor]) -> Any:
+    """The arguments with meta tensors, and the meta device wherever a device is named."""
+    arguments = map_tensors(arguments, meta)
+    if isinstance(arguments, dict):
+        return {key: META if isinstance(each, torch.device) else each for key, each in arguments.items()}
+    return tuple(META if isinstance(each, torch.device) else each for each in arguments)
+
+
 def pointer(tensor: Tensor) -> int:
     return 0 if isinstance(tensor, Ghost) or tensor.device.type == "meta" else tensor.data_ptr()
+
+
+def place(tensor: Tensor) -> tuple[int, Shape, tuple[int, ...]]:
+    return pointer(tensor), tuple(tensor.shape), tensor.stride()
 
 
 def name_of(function: Any) -> str:

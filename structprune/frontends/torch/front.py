@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from structprune.errors import UnsupportedModel
 from structprune.frontends.protocol import Choose, Constraints, Realized
-from structprune.frontends.torch.adapt import Adapter
+from structprune.frontends.torch.adapt import Adapter, depends_on_data
 from structprune.frontends.torch.graph_module import build_graph_module
 from structprune.frontends.torch.inputs import describe, read, restore
 from structprune.frontends.torch.lower import lower
@@ -69,7 +69,7 @@ class TorchFrontend:
                 raise UnsupportedModel(
                     f"the result cannot be a {self.model_name}: {note}. "
                     + ("Its control flow depends on data, so no graph can stand for it either."
-                       if self.capture.is_real else "output='graph' or 'auto' gives a torch.fx.GraphModule.")
+                       if self.is_bound_to_data() else "output='graph' or 'auto' gives a torch.fx.GraphModule.")
                 )  # fmt: skip
         free = Constraints()
         rewrite = Rewrite(solution, choose(free))
@@ -78,6 +78,10 @@ class TorchFrontend:
             return build_graph_module(self.model, self.arguments, self.capture, self.graph.ops, rewrite)
 
         return Realized(rewrite, "graph", finish, free, note)
+
+    def is_bound_to_data(self) -> bool:
+        """Another input may take another path through the model's code."""
+        return self.capture.is_real and any(map(depends_on_data, self.graph.ops))
 
     def error(self, rewrite: Rewrite, small: nn.Module) -> float:
         arguments = map_tensors(self.arguments[0], noise), map_tensors(self.arguments[1], noise)
@@ -91,7 +95,7 @@ class TorchFrontend:
             for module, training in was_training.items():
                 module.training = training
         parameters = arrays(self.model, self.capture.parameters)
-        if self.capture.is_real:
+        if self.is_bound_to_data():
             # No recorded graph stands for such a model: its own code runs on zeroed parameters.
             return largest_error(self.zeroed_run(rewrite, parameters, arguments), found)
         return largest_error(expected_outputs(self.capture, rewrite, parameters, flat), found)

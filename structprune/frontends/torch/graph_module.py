@@ -25,11 +25,6 @@ def build_graph_module(
     model: nn.Module, inputs: Arguments, capture: Capture, ops: Sequence[Op], rewrite: Rewrite
 ) -> fx.GraphModule:
     """The rewritten graph over a tree of modules that hold the smaller parameters under their old names."""
-    if capture.is_real:
-        raise UnsupportedModel(
-            "the model's control flow depends on data, so one recorded run cannot stand for it as a graph; "
-            "use output='module' or 'auto'"
-        )
     return _Builder(model, inputs, capture, ops, rewrite).build()
 
 
