@@ -19,6 +19,7 @@ from structprune.passes.measure import Counts, Measure
 from structprune.passes.score import Scores
 
 TOLERANCE = 0.01
+MOST_TRIES = 24
 FLOORS = (0.1, 0.05, 0.02, 0.0)
 
 
@@ -105,15 +106,34 @@ def select(
         return {}
     limits = lowest_allowed(choices, measure, ratio)
     order = ranking(choices, scores, measure, scope, limits)
-    taken = [0] * len(choices)
-    shortest_reaching(order, choices, measure, ratio, taken)
-    close_the_gap(choices, measure, ratio, taken, limits)
+    taken = near_enough(order, choices, measure, ratio, limits)
     return {
         dim: keep(scores[dim], count)
         for bundle, step in zip(choices, taken, strict=True)
         for dim, count in bundle.counts(step).items()
         if count < dim.size
     }
+
+
+def near_enough(
+    order: Sequence[int], choices: Sequence[Bundle], measure: Measure, ratio: float, limits: Sequence[int]
+) -> list[int]:
+    """Steps that reach the ratio. Where a coarse bundle overshoots, it is held a step back and others go on."""
+    waiting = [list(limits)]
+    nearest = float("inf")
+    for _ in range(MOST_TRIES):
+        if not waiting:
+            break
+        allowed = waiting.pop(0)
+        taken = shortest_reaching(order, choices, measure, ratio, allowed)
+        close_the_gap(choices, measure, ratio, taken, allowed)
+        error = measure.removed - ratio
+        if abs(error) <= TOLERANCE:
+            return taken
+        nearest = min(nearest, error, key=abs)
+        coarse = sorted((k for k, step in enumerate(taken) if step), key=lambda k: len(choices[k].sizes))
+        waiting += [[taken[j] - 1 if j == k else limit for j, limit in enumerate(allowed)] for k in coarse[:4]]
+    raise UnsupportedRatio(f"The nearest ratio that can be reached: {ratio + nearest:.4f}")
 
 
 def keep(scores: Scores, count: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
@@ -185,20 +205,23 @@ def costs(bundle: Bundle, scores: Mapping[Dim, Scores], measure: Measure, limit:
 
 
 def shortest_reaching(
-    order: Sequence[int], choices: Sequence[Bundle], measure: Measure, ratio: float, taken: list[int]
-) -> None:
+    order: Sequence[int], choices: Sequence[Bundle], measure: Measure, ratio: float, limits: Sequence[int]
+) -> list[int]:
     """Bisect for the shortest beginning of the order that removes at least the ratio."""
+
+    def steps(length: int) -> list[int]:
+        return np.minimum(np.bincount(order[:length], minlength=len(choices)), limits).tolist()
+
     low, high = 0, len(order)
     while low < high:
         middle = (low + high) // 2
-        steps = np.bincount(order[:middle], minlength=len(choices))
-        apply(choices, measure, [int(step) for step in steps])
+        apply(choices, measure, steps(middle))
         if measure.removed >= ratio:
             high = middle
         else:
             low = middle + 1
-    taken[:] = [int(step) for step in np.bincount(order[:low], minlength=len(choices))]
-    apply(choices, measure, taken)
+    apply(choices, measure, steps(low))
+    return steps(low)
 
 
 def close_the_gap(
@@ -218,13 +241,11 @@ def close_the_gap(
         for index, step in better:
             taken[index] = step
         apply(choices, measure, taken)
-    if abs(measure.removed - ratio) > TOLERANCE:
-        raise UnsupportedRatio(f"The nearest ratio that can be reached: {measure.removed:.4f}")
 
 
 Move = tuple[tuple[int, int], ...]
 # Pairs of moves are only tried where that many suffice: larger models have finer single steps.
-MOST_PAIRS = 4000
+MOST_PAIRS = 1000
 
 
 def single_moves(choices: Sequence[Bundle], taken: Sequence[int], limits: Sequence[int]) -> list[Move]:

@@ -42,9 +42,7 @@ def entries(axis: Axis) -> list[Entry]:
 
 def meaning(system: System, axis: Axis) -> list[Entry]:
     """The entries in terms of what can still be removed; a frozen variable takes nothing away."""
-    return [
-        frozenset(pair for pair in entry if pair[0] not in system.frozen) for entry in entries(system.expand(axis))
-    ]
+    return [frozenset(pair for pair in entry if pair[0] not in system.frozen) for entry in entries(system.expand(axis))]
 
 
 def all_kept(axis: Axis, kept: Kept) -> list[int]:
@@ -166,7 +164,7 @@ def test_the_same_variables_in_another_order_unify(pair):
 def test_kept_indices_agree_on_both_sides(pairs, data):
     system = solve(pairs)
     leaves = dict.fromkeys(leaf for pair in pairs for axis in pair for leaf in system.leaves(axis))
-    kept: Kept = {}
+    kept = {}
     for leaf in leaves:
         if leaf not in system.frozen and leaf.size > 1:
             chosen = data.draw(st.sets(st.integers(0, leaf.size - 1), min_size=1))
@@ -217,7 +215,7 @@ def test_an_equation_that_holds_teaches_nothing(pairs):
 def test_what_is_frozen_stays_frozen(pairs, data):
     """Every index that a frozen axis could not lose, it cannot lose after any equation either."""
     system = System()
-    picked: list[Axis] = []
+    picked = []
     for a, b in pairs:
         axis = data.draw(st.sampled_from((a, b)))
         if data.draw(st.booleans()):
@@ -288,9 +286,7 @@ def test_one_equation_reads_the_same_from_both_sides(pairs, random):
     one, other = solve(pairs), solve(swapped)
 
     def free(system: System) -> list[Counter[int]]:
-        return [
-            Counter(leaf.size for leaf in set(system.leaves(a)) if leaf not in system.frozen) for a, _ in pairs
-        ]
+        return [Counter(leaf.size for leaf in set(system.leaves(a)) if leaf not in system.frozen) for a, _ in pairs]
 
     assert free(one) == free(other)
 

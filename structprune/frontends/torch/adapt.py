@@ -42,7 +42,7 @@ class Adapted:
     reason: str = ""
 
 
-Sized = dict[tuple[str, int], dict[int, Axis | None]]
+Sized = dict[tuple[str, int], set[int]]
 
 
 class Adapter:
@@ -92,7 +92,7 @@ class Adapter:
         except Stopped as stopped:
             found = comparison.first_difference(stopped.calls, stopped.inputs, stopped.constants, is_whole=False)
             cause = f"{type(stopped.cause).__name__}: {stopped.cause}{raised_at(stopped.cause)}"
-            return found or Difference(len(stopped.calls), cause, {}, {}), cause
+            return found or Difference(comparison.next_index, cause, {}, {}), cause
         found = comparison.first_difference(after.calls, after.inputs, after.constants)
         if found is None and not comparison.same_outputs(after):
             found = Difference(len(self.ops), "other outputs", {}, {})
@@ -107,9 +107,8 @@ class Adapter:
         """For each module and each number that its operators were given as a size: what it becomes."""
         found: Sized = {}
         for op in self.ops:
-            call, literals = source(op)
-            for old, new, axis in literal_sizes(call, literals, rewrite):
-                found.setdefault((call.where.module, old), {})[new] = axis
+            for old, new in literal_sizes(op, rewrite):
+                found.setdefault((op.where.module, old), set()).add(new)
         if self.widened:
             self.widen(found, rewrite)
         return found
@@ -118,21 +117,17 @@ class Adapter:
         """For modules that literals alone did not mend: the widths of what their operators meet."""
         wider: Sized = {}
         for op in self.ops:
-            for owner in self.owners(op):
-                for value in (*op.inputs, *op.outputs):
-                    if value is None or value.shape == rewrite.shape(value):
-                        continue
-                    axes = self.solution.expanded(value)
-                    for old, new, axis in zip(value.shape, rewrite.shape(value), axes, strict=True):
-                        if old != new:
-                            wider.setdefault((owner, old), {}).setdefault(new, axis)
-                call, literals = source(op)
-                for old, new, axis in literal_sizes(call, literals, rewrite):
-                    wider.setdefault((owner, old), {}).setdefault(new, axis)
+            owners = list(self.owners(op))
+            if not owners:
+                continue
+            pairs = {pair for value in values_of(op) if value for pair in zip(value.shape, rewrite.shape(value), strict=True)}
+            pairs = {(old, new) for old, new in pairs if old != new}.union(literal_sizes(op, rewrite))
+            for owner in owners:
+                for old, new in pairs:
+                    wider.setdefault((owner, old), set()).add(new)
         for key, news in wider.items():
             # What a literal says is stronger than what a shape suggests.
-            if key not in found:
-                found[key] = news
+            found.setdefault(key, news)
 
     def owners(self, op: Op) -> Iterator[str]:
         """The widened modules around an operator."""
@@ -184,17 +179,20 @@ class Adapter:
                 continue
             for first, last in runs(len(axes)):
                 run = axes[first:last]
-                place = self.partner(op, run, prod(given[first:last]), rewrite)
+                place = self.partner(op, run, given[first:last], rewrite)
                 if place is not None and self.tie_alike(op, name, (first, last), place):
                     return True
         return False
 
-    def partner(self, op: Op, run: Sequence[Axis], given: int, rewrite: Rewrite) -> tuple[int, int, int] | None:
+    def partner(
+        self, op: Op, run: Sequence[Axis], numbers: Sequence[int], rewrite: Rewrite
+    ) -> tuple[int, int, int] | None:
         """Where near the operator a width was as large as the run, and now is as large as the code says.
 
         The place is (distance in operators, which of its values, which axis).
         """
-        size = prod(axis.size for axis in run)
+        size, given = prod(axis.size for axis in run), prod(numbers)
+        remainder = max(numbers) if len(numbers) > 1 else 1
         if given < 1 or given == prod(rewrite_size(axis, rewrite) for axis in run):
             return None
         module, here = op.where.module, self.ops.index(op)
@@ -206,7 +204,8 @@ class Adapter:
                 if value is None or size not in value.shape:
                     continue
                 for axis, (old, new) in enumerate(zip(value.shape, rewrite.shape(value), strict=True)):
-                    if old == size and new == given:
+                    # The code may have divided with a remainder.
+                    if old == size and 0 <= new - given < remainder:
                         return index - here, slot, axis
         return None
 
@@ -348,17 +347,24 @@ def literal_axes(op: Op, name: str, solution: Solution) -> Sequence[Axis] | None
     return None
 
 
-def literal_sizes(call: Call, literals: Any, rewrite: Rewrite) -> Iterator[tuple[int, int, Axis | None]]:
-    """Whole numbers among the literals that change, each with its axis where it is the size of one."""
-    changes = new_arguments(call, literals, rewrite)
-    if not changes:
+def literal_sizes(op: Op, rewrite: Rewrite) -> Iterator[tuple[int, int]]:
+    """Old and new of each number that an operator was given as a size which can change."""
+    call, literals = source(op)
+    if literals is None:
         return
     bound = bind(call.target, call.args, call.kwargs)
-    axes = [axis for value in call.outputs[:1] for axis in rewrite.solution.expanded(value)]
-    for name, value in changes.items():
-        for old, new in changed_numbers(bound.get(name), value):
-            matching = (axis for axis in axes if axis.size == old and rewrite_size(axis, rewrite) == new)
-            yield old, new, next(matching, None)
+    axes = rewrite.solution.expanded(call.outputs[0]) if call.outputs else ()
+    for name, value in literals(rewrite).items():
+        given = bound.get(name)
+        if not isinstance(given, list | tuple) or not isinstance(value, list | tuple) or len(given) != len(value):
+            given, value = [given], [value]
+        for position, (old, new) in enumerate(zip(given, value, strict=True)):
+            if type(old) is not int or type(new) is not int:
+                continue
+            # A size that could change and did not is as strong a word as one that did.
+            can_change = len(given) == len(axes) and not rewrite.solution.system.is_frozen(axes[position])
+            if old != new or can_change:
+                yield old, new
 
 
 def blamed(op: Op, difference: Difference, solution: Solution, rewrite: Rewrite) -> list[Axis]:

@@ -39,7 +39,13 @@ class Comparison:
         """None where every call is the same, with the literals and shapes of the rewritten graph."""
         self.names: dict[Value, Value] = dict(zip(self.before.inputs, inputs, strict=False))
         self.constants = constants
-        for index, (op, new) in enumerate(zip(self.ops, calls, strict=False)):
+        self.old_same: dict[Value, Value] = {}
+        self.new_same: dict[Value, Value] = {}
+        olds = [(index, op) for index, op in enumerate(self.ops) if not self.passes(op.source[0], self.old_same)]  # type: ignore[index]
+        news = [call for call in calls if not self.passes(call, self.new_same)]
+        # Where the model stopped without an operator of its own to blame, the next one never came.
+        self.next_index = olds[min(len(news), len(olds) - 1)][0] if olds else 0
+        for (index, op), new in zip(olds, news, strict=False):
             call, literals = op.source  # type: ignore[misc]
             changes = new_arguments(call, literals, self.rewrite)
             problem = self.difference(call, new, changes)
@@ -47,15 +53,25 @@ class Comparison:
                 found = bind(new.target, new.args, new.kwargs) if new.target is call.target else {}
                 return Difference(index, problem, {**bind(call.target, call.args, call.kwargs), **changes}, found)
             self.names.update(zip(call.outputs, new.outputs, strict=False))
-        if is_whole and len(self.ops) != len(calls):
-            return Difference(min(len(self.ops), len(calls)), "another number of operators", {}, {})
+        if is_whole and len(olds) != len(news):
+            return Difference(olds[min(len(olds), len(news)) - 1][0], "another number of operators", {}, {})
         return None
+
+    def passes(self, call: Call, same: dict[Value, Value]) -> bool:
+        """Torch records `contiguous` only where it copies, which depends on sizes: it is passed over."""
+        if call.target is not torch.ops.aten.contiguous.default or not call.outputs:
+            return False
+        origin = call.args[0]
+        same[call.outputs[0]] = same.get(origin, origin)
+        return True
 
     def same_outputs(self, after: Capture) -> bool:
         def name(value: Value) -> Any:
-            return value.parameter or self.names.get(value, value)
+            origin = self.old_same.get(value, value)
+            return origin.parameter or self.names.get(origin, origin)
 
-        return [name(value) for value in self.before.outputs] == [value.parameter or value for value in after.outputs]
+        found = (self.new_same.get(value, value) for value in after.outputs)
+        return [name(value) for value in self.before.outputs] == [value.parameter or value for value in found]
 
     def difference(self, old: Call, new: Call, changes: Mapping[str, Any]) -> str | None:
         if old.target is not new.target:
@@ -80,6 +96,7 @@ class Comparison:
             return bool(old == new)
         if not isinstance(new, Value):
             return False
+        old, new = self.old_same.get(old, old), self.new_same.get(new, new)
         if old.parameter is not None:
             return old.parameter == new.parameter
         if old in self.before.constants:
