@@ -19,6 +19,7 @@ class Solution:
     axes: dict[Value, Axes] = field(default_factory=dict)
     zero: dict[Value, Zeros] = field(default_factory=dict)
     statistics: list[tuple[Op, Axis]] = field(default_factory=list)
+    singular: list[tuple[Op, Axis]] = field(default_factory=list)
     multiplied: list[tuple[Op, tuple[Axis, ...]]] = field(default_factory=list)
     _expanded: dict[Value, Axes] = field(default_factory=dict)
 
@@ -50,6 +51,7 @@ def propagate(graph: Graph) -> Solution:
         if op.kind == "write":
             forget_zeros(solution, op)
         solution.statistics.extend((op, axis) for axis in meeting.statistics)
+        solution.singular.extend((op, axis) for axis in meeting.singular)
         solution.multiplied.extend((op, axes) for axes in meeting.multiplied)
     for value in graph.outputs:
         operand(solution, value)

@@ -105,10 +105,12 @@ class _Parser:
         if self.peek():
             raise self.fail(f"unexpected {self.peek()!r}")
         known = {name for terms in inputs for name in names(terms)}
-        for name in (name for terms in outputs for name in names(terms)):
-            if name not in known:
-                at = self.text.index(name, self.text.index("->"))
-                raise NotationError(self.text, at, f"axis {name!r} appears in no input")
+        arrow = next(at for token, at in self.tokens if token == "->")
+        for terms in outputs:
+            for name in names(terms):
+                if name not in known:
+                    at = next(at for token, at in self.tokens if at > arrow and token == name)
+                    raise NotationError(self.text, at, f"axis {name!r} appears in no input")
         return Notation(self.text, inputs, outputs)
 
     def values(self) -> tuple[Terms, ...]:
@@ -131,30 +133,45 @@ class _Parser:
         if token == "1":
             return Unit()
         if token == "[":
-            return Whole(" ".join(self.inside("]")[0]))
+            return Whole(" ".join(self.inside("]")))
         if token == "(":
-            inner, is_sum = self.inside(")")
-            return Group(tuple(inner), is_sum)
-        if token[0].isalpha() or token[0] == "_":
+            return self.group()
+        if is_name(token):
             return Name(token)
         self.at -= 1
         raise self.fail(f"unexpected {token!r}")
 
-    def inside(self, closing: str) -> tuple[list[str], bool]:
-        names: list[str] = []
-        is_sum = False
+    def name(self) -> str:
+        if not is_name(self.peek()):
+            raise self.fail(f"unexpected {self.peek()!r}" if self.peek() else "expected a name")
+        return self.take()
+
+    def inside(self, closing: str) -> list[str]:
+        found = [self.name()]
         while self.peek() != closing:
             if not self.peek():
                 raise self.fail(f"expected {closing!r}")
-            if self.peek() == "+":
-                is_sum = True
-            elif not (self.peek()[0].isalpha() or self.peek()[0] == "_"):
-                raise self.fail(f"unexpected {self.peek()!r}")
-            else:
-                names.append(self.peek())
-            self.take()
+            found.append(self.name())
         self.take()
-        return names, is_sum
+        return found
+
+    def group(self) -> Group:
+        """`(a b)` or `(a + b)`, never a mixture."""
+        found = [self.name()]
+        is_sum = self.peek() == "+"
+        while self.peek() != ")":
+            if not self.peek():
+                raise self.fail("expected ')'")
+            if is_sum and self.take() != "+":
+                self.at -= 1
+                raise self.fail("expected '+'")
+            found.append(self.name())
+        self.take()
+        return Group(tuple(found), is_sum)
+
+
+def is_name(token: str) -> bool:
+    return token[:1].isalpha() or token[:1] == "_"
 
 
 def names(terms: Terms) -> list[str]:

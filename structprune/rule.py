@@ -34,6 +34,7 @@ class Meeting:
     """What a rule says is true.
 
     statistics: axes over which a mean or a variance is taken; removing there is not zeroing.
+    singular: axes where zeroing gives 0 / 0; removing is what zeroing would be in the limit.
     multiplied: the axes whose sizes, multiplied, give the multiply-accumulate operations.
     """
 
@@ -42,6 +43,7 @@ class Meeting:
     equal: list[tuple[Axis, Axis]] = field(default_factory=list)
     frozen: list[tuple[Axis, str]] = field(default_factory=list)
     statistics: list[Axis] = field(default_factory=list)
+    singular: list[Axis] = field(default_factory=list)
     multiplied: list[tuple[Axis, ...]] = field(default_factory=list)
 
 

@@ -75,3 +75,13 @@ def group_norm(op: Op, x: Operand, weight: Operand | None = None, bias: Operand 
     is_zero = weight is not None
     meeting.zero = [tuple(axis == 1 and is_zero for axis in range(len(x.axes)))]
     return meeting
+
+
+@rule("weight_norm")
+def weight_norm(op: Op, v: Operand, g: Operand) -> Meeting:
+    """w[o, ...] = g[o] v[o, ...] / norm of v[o], and the norm itself"""
+    dim = int(str(op.attributes["dim"]))
+    meeting = Meeting([v.axes, g.axes], [v.zero, g.zero], [(v.axes[dim], g.axes[dim])])
+    # A row of zeros has no direction: 0 / 0 stands where nothing is left.
+    meeting.singular = [v.axes[dim]]
+    return meeting

@@ -16,7 +16,10 @@ def recurrent(op: Op, x: Operand, *operands: Operand) -> Meeting:
     directions = int(str(op.attributes["directions"]))
     per_layer = int(str(op.attributes["per_layer"]))
     initial, weights = operands[:states], operands[states:]
+    is_projected = bool(op.attributes.get("is_projected", False))
+    # With a projection the state that goes round is narrower than the cell.
     hidden = weights[1].axes[1]
+    cell = weights[per_layer - 1].axes[1] if is_projected else hidden
     gate = fresh(gates)
     meeting = Meeting([], [])
     if gates > 1:
@@ -31,23 +34,27 @@ def recurrent(op: Op, x: Operand, *operands: Operand) -> Meeting:
         if index % directions == 0 and index:
             entering = Sum((hidden,) * directions)
         meeting.equal += [(w.axes[1], entering), (u.axes[1], hidden)]
-        meeting.equal += [(each.axes[0], Product((gate, hidden))) for each in (w, u, *biases)]
+        if is_projected:
+            *biases, projection = biases
+            meeting.equal += [(projection.axes[0], hidden), (projection.axes[1], cell)]
+            multiplied.append((*positions, *projection.axes))
+        meeting.equal += [(each.axes[0], Product((gate, cell))) for each in (w, u, *biases)]
         multiplied += [(*positions, *w.axes), (*positions, *u.axes)]
     if not x.zero[-1] and not weights[0].zero[1]:
         meeting.frozen.append((x.axes[-1], f"{op.name} sums over it, and it is not zero there"))
-    for state in initial:
-        meeting.equal.append((state.axes[-1], hidden))
+    for place, state in enumerate(initial):
+        meeting.equal.append((state.axes[-1], cell if place == 1 else hidden))
     meeting.multiplied = multiplied
     leaving: Axis = Sum((hidden,) * directions) if directions > 1 else hidden
     is_cell = bool(op.attributes.get("is_cell", False))
     for position, value in enumerate(op.outputs):
         if is_cell or (position == 0):
-            width = hidden if is_cell else leaving
+            width = (cell if position == 1 else hidden) if is_cell else leaving
             axes = (*x.axes[:-1], width)
         else:
             lead = [fresh(size) for size in value.shape[:-1]]
             meeting.frozen.extend((axis, "the state of a recurrent layer") for axis in lead if axis is not ONE)
-            axes = (*lead, hidden)
+            axes = (*lead, cell if position == 2 else hidden)
         meeting.outputs.append(axes)
         meeting.zero.append((*(False for _ in axes[:-1]), is_zero))
     return meeting

@@ -285,10 +285,39 @@ class Adapter:
     def freeze(self, difference: Difference, op: Op, rewrite: Rewrite) -> bool:
         """What the operators of this line got from changed widths, they cannot get: keep those whole."""
         reason = f"the code at {op.where} holds its size ({difference.problem})"
+        ratio = number_ratio(difference)
         learnt = False
         for each in self.alike(op):
-            learnt |= self.hold(blamed(each, difference, self.solution, rewrite), reason)
+            learnt |= self.hold(self.blamed(each, difference, ratio, rewrite), reason)
         return learnt
+
+    def blamed(self, op: Op, difference: Difference, ratio: float | None, rewrite: Rewrite) -> list[Dim]:
+        """The variables that made an operator's literals or shapes change."""
+        if op.kind == "attention" and difference.problem.startswith("scale="):
+            query = op.inputs[0]
+            return self.changed_leaves([query], rewrite, last_axis=True)
+        leaves = self.changed_leaves(values_of(op), rewrite)
+        if ratio is None:
+            return leaves
+        # A number derived from one width (a scale of 1/sqrt(width)) gives that width away.
+        around = [value for each in self.ops if each.where.module == op.where.module for value in values_of(each)]
+        for candidates in (leaves, self.changed_leaves(around, rewrite)):
+            exact = [leaf for leaf in candidates if explains(ratio, leaf.size / len(rewrite.kept[leaf]))]
+            if exact:
+                return exact
+        return leaves
+
+    def changed_leaves(
+        self, values: Sequence[Value | None], rewrite: Rewrite, last_axis: bool = False
+    ) -> list[Dim]:
+        axes = [
+            axis
+            for value in values
+            if value is not None and value.parameter is None
+            for axis in self.solution.expanded(value)[-1 if last_axis else 0 :]
+        ]
+        found = (leaf for axis in axes for leaf in self.solution.system.leaves(axis))
+        return list(dict.fromkeys(leaf for leaf in found if leaf in rewrite.kept))
 
     def hold(self, axes: Sequence[Axis], reason: str) -> bool:
         learnt = False
@@ -353,52 +382,36 @@ def literal_sizes(op: Op, rewrite: Rewrite) -> Iterator[tuple[int, int]]:
     if literals is None:
         return
     bound = bind(call.target, call.args, call.kwargs)
-    axes = rewrite.solution.expanded(call.outputs[0]) if call.outputs else ()
+    outputs, system = call.outputs, rewrite.solution.system
+    axes_of = [rewrite.solution.expanded(value) for value in outputs]
     for name, value in literals(rewrite).items():
         given = bound.get(name)
         if not isinstance(given, list | tuple) or not isinstance(value, list | tuple) or len(given) != len(value):
             given, value = [given], [value]
+        aligned = len(given) == len(outputs[0].shape) if outputs else False
         for position, (old, new) in enumerate(zip(given, value, strict=True)):
             if type(old) is not int or type(new) is not int:
                 continue
             # A size that could change and did not is as strong a word as one that did.
-            can_change = len(given) == len(axes) and not rewrite.solution.system.is_frozen(axes[position])
-            if old != new or can_change:
+            axes = axes_of[0][position : position + 1] if aligned else [axis for axes in axes_of for axis in axes]
+            if old != new or any(axis.size == old and not system.is_frozen(axis) for axis in axes):
                 yield old, new
 
 
-def blamed(op: Op, difference: Difference, solution: Solution, rewrite: Rewrite) -> list[Axis]:
-    """The free variables that made an operator's literals or shapes change."""
-    leaves = [
-        leaf
-        for value in (*op.outputs, *(each for each in op.inputs if each is not None and each.parameter is None))
-        for axis in solution.expanded(value)
-        for leaf in solution.system.leaves(axis)
-        if leaf in rewrite.kept
-    ]
-    ratio = number_ratio(difference)
-    if ratio is not None:
-        # A number derived from one width (a scale of 1/sqrt(width)) gives that width away.
-        exact = [
-            leaf
-            for leaf in leaves
-            for power in (1, -1, 0.5, -0.5)
-            if abs(ratio - (leaf.size / len(rewrite.kept[leaf])) ** power) < 1e-6
-        ]
-        leaves = exact or leaves
-    if op.kind == "attention" and difference.problem.startswith("scale="):
-        query = op.inputs[0]
-        assert query is not None
-        leaves = list(solution.system.leaves(solution.expanded(query)[-1]))
-    return list(dict.fromkeys(leaves))
+def explains(ratio: float, width_ratio: float) -> bool:
+    return any(abs(ratio - width_ratio**power) < 1e-6 for power in (1, -1, 0.5, -0.5))
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def number_ratio(difference: Difference) -> float | None:
     """Found over expected, where the graphs differ in one number."""
     for name, expected in difference.expected.items():
         found = difference.found.get(name)
-        if isinstance(expected, float) and isinstance(found, float) and expected and found != expected:
-            return found / expected
+        if is_number(expected) and is_number(found) and expected and found != expected:
+            return float(found / expected)
     return None
 
 

@@ -123,7 +123,8 @@ class _Builder:
     def follow_training(self, call: Call, arguments: dict[str, Any]) -> None:
         """Dropout and batch norm ask the module that they came from whether it trains."""
         for flag in TRAINING_FLAGS:
-            if isinstance(arguments.get(flag), bool) and call.where.module in dict(self.model.named_modules()):
+            # Recorded in eval mode: a flag that was on all the same does not follow the mode.
+            if arguments.get(flag) is False and call.where.module in dict(self.model.named_modules()):
                 prefix = f"{call.where.module}." if call.where.module else ""
                 arguments[flag] = self.graph.get_attr(f"{prefix}training")
 
@@ -190,6 +191,9 @@ def is_impure(node: fx.Node) -> bool:
 
 def tree(model: nn.Module, edits: Mapping[str, Any]) -> nn.Module:
     """Bare modules under the names of the model's own, with the smaller parameters; tied ones stay tied."""
+    for name in ("graph", "code"):
+        if hasattr(model, name):
+            raise UnsupportedModel(f"the model calls something {name!r}, a name that torch.fx.GraphModule takes for itself")
     root = nn.Module()
     root.training = model.training
     for name, module in model.named_modules():

@@ -124,7 +124,9 @@ def true_sizes(module: nn.Module) -> None:
         case nn.PReLU():
             module.num_parameters = module.weight.shape[0]
         case nn.modules.rnn.RNNBase():
-            module.hidden_size = module.weight_hh_l0.shape[1]
+            gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
+            module.hidden_size = module.weight_hh_l0.shape[0] // gates
+            module.proj_size = module.weight_hr_l0.shape[0] if module.proj_size else 0
             module.input_size = module.weight_ih_l0.shape[1]
         case nn.RNNCellBase():
             module.hidden_size, module.input_size = module.weight_hh.shape[1], module.weight_ih.shape[1]

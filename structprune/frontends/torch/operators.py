@@ -32,11 +32,10 @@ def bilinear(call: Call, a: Bound) -> Lowered:
 @entry("conv1d", "conv2d", "conv3d", "convolution")
 def conv(call: Call, a: Bound) -> Lowered:
     groups, x, weight = a["groups"], a["input"], a["weight"]
-    if len(x.shape) != len(weight.shape):
-        return opaque(call, "a convolution without a batch axis")
+    channels = len(x.shape) - len(weight.shape) + 1
 
     def literals(new: Resized) -> dict[str, Any]:
-        return {"groups": new.shape(x)[1] // new.shape(weight)[1]}
+        return {"groups": new.shape(x)[channels] // new.shape(weight)[1]}
 
     kind = "conv_transposed" if a.get("transposed") else "conv"
     return Lowered(kind, [x, weight, a["bias"]], {"groups": groups}, literals)
@@ -45,12 +44,10 @@ def conv(call: Call, a: Bound) -> Lowered:
 @entry("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 def conv_transposed(call: Call, a: Bound) -> Lowered:
     groups, x, weight = a["groups"], a["input"], a["weight"]
-    if len(x.shape) != len(weight.shape):
-        return opaque(call, "a convolution without a batch axis")
-    output = call.outputs[0]
+    output, channels = call.outputs[0], len(x.shape) - len(weight.shape) + 1
 
     def literals(new: Resized) -> dict[str, Any]:
-        return {"groups": new.shape(output)[1] // new.shape(weight)[1]}
+        return {"groups": new.shape(output)[channels] // new.shape(weight)[1]}
 
     return Lowered("conv_transposed", [x, weight, a["bias"]], {"groups": groups}, literals)
 
@@ -197,10 +194,14 @@ def recurrent(call: Call, a: Bound) -> Lowered:
     directions = 2 if a["bidirectional"] else 1
     weights = list(a["params"])
     per_layer = len(weights) // (a["num_layers"] * directions)
-    if per_layer not in (2, 4):
-        return opaque(call, "a recurrent layer with a projection")
     gates = {"lstm": 4, "gru": 3}.get(name, 1)
-    attributes = {"states": len(states), "gates": gates, "directions": directions, "per_layer": per_layer}
+    attributes = {
+        "states": len(states),
+        "gates": gates,
+        "directions": directions,
+        "per_layer": per_layer,
+        "is_projected": per_layer in (3, 5),
+    }
     return Lowered("recurrent", [a["input"], *states, *weights], attributes)
 
 
@@ -211,6 +212,11 @@ def recurrent_cell(call: Call, a: Bound) -> Lowered:
     gates = {"lstm_cell": 4, "gru_cell": 3}.get(call.target._opname, 1)
     attributes = {"states": len(states), "gates": gates, "directions": 1, "per_layer": len(weights), "is_cell": True}
     return Lowered("recurrent", [a["input"], *states, *weights], attributes)
+
+
+@entry("_weight_norm_interface")
+def weight_norm(call: Call, a: Bound) -> Lowered:
+    return Lowered("weight_norm", [a["v"], a["g"]], {"dim": a["dim"] % len(a["v"].shape)})
 
 
 @entry("prelu", "_prelu_kernel")

@@ -40,7 +40,7 @@ def expected_outputs(
     solution = rewrite.solution
     changed = {
         id(op.source[0])  # type: ignore[index]
-        for op, axis in solution.statistics
+        for op, axis in (*solution.statistics, *solution.singular)
         if any(leaf in rewrite.kept for leaf in solution.system.leaves(axis))
     }
     ops: dict[int, Op] = {id(op.source[0]): op for op in solution.graph.ops}  # type: ignore[index]

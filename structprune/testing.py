@@ -1,0 +1,55 @@
+"""The oracle that this package's own tests use, for rules that you add.
+
+    structprune.testing.check(module, example_inputs)
+
+cuts every group of the module, alone and all together, and compares what the smaller computation
+gives with the original whose removed slices are zeroed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from structprune.analysis import Analysis
+from structprune.axis import Kept
+from structprune.errors import VerificationError
+from structprune.frontends import read
+from structprune.frontends.protocol import Constraints
+from structprune.passes.group import Group
+
+
+def check(model: Any, example_inputs: Any, *, tolerance: float = 1e-9, seed: int = 0) -> Analysis:
+    """Raise a VerificationError where removing is not zeroing; give back the analysis.
+
+    Use a model in float64: the tolerance is a share of the largest output.
+    """
+    analysis = Analysis(read(model, example_inputs))
+    for groups in ([group] for group in analysis.groups):
+        compare(analysis, groups, tolerance, seed)
+    if len(analysis.groups) > 1:
+        compare(analysis, analysis.groups, tolerance, seed)
+    return analysis
+
+
+def compare(analysis: Analysis, groups: Sequence[Group], tolerance: float, seed: int) -> None:
+    """Cut about half of each group at random, and compare."""
+    generator = np.random.default_rng(seed)
+    kept: Kept = {}
+    for group in groups:
+        count = max(1, group.size // 2)
+        kept[group.dim] = np.sort(generator.permutation(group.size)[:count]).astype(np.int64)
+
+    def choose(constraints: Constraints) -> Kept:
+        return kept
+
+    realized = analysis.frontend.realize(analysis.solution, choose, "graph")
+    error = analysis.frontend.error(realized.rewrite, realized.finish())
+    if not error <= tolerance:
+        names = ", ".join(group.name for group in groups[:3])
+        raise VerificationError(
+            f"removing indices of {names} does not equal zeroing them: the outputs differ by {error:.3g} of the largest. "
+            "A rule of an operator along these groups (see analyze(...).explain) says something that is not true."
+        )
