@@ -196,7 +196,7 @@ def tree(model: nn.Module, edits: Mapping[str, Any]) -> nn.Module:
             raise UnsupportedModel(f"the model calls something {name!r}, a name that torch.fx.GraphModule takes for itself")
     root = nn.Module()
     root.training = model.training
-    for name, module in model.named_modules():
+    for name, module in model.named_modules(remove_duplicate=False):
         if name:
             place = root
             *outer, last = name.split(".")

@@ -120,7 +120,8 @@ def attention(call: Call, a: Bound) -> Lowered:
 
 @entry("batch_norm", "native_batch_norm", "_native_batch_norm_legit_no_training")
 def batch_norm(call: Call, a: Bound) -> Lowered:
-    return Lowered("batch_norm", [a["input"], a["weight"], a["bias"], a["running_mean"], a["running_var"]])
+    inputs = [a["input"], a["weight"], a["bias"], a["running_mean"], a["running_var"]]
+    return Lowered("batch_norm", inputs, {"by_batch": bool(a.get("training", False))})
 
 
 @entry("instance_norm")
