@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from structprune.axis import Axis, Dim, Freeze
+from structprune.axis import Axis, Dim
 from structprune.graph import Op, Value
 from structprune.passes.propagate import Solution
 
@@ -56,11 +54,13 @@ def group(solution: Solution) -> list[Group]:
     roles = roles_of(solution)
     reaches_trained: set[Dim] = set()
     for name, value in solution.graph.parameters.items():
-        for axis, expression in enumerate(solution.expanded(value)):
+        for position, expression in enumerate(solution.expanded(value)):
             for leaf in dict.fromkeys(solution.system.leaves(expression)):
                 if leaf in solution.system.frozen or leaf.size < 2:
                     continue
-                found.setdefault(leaf, []).append(Member(name, axis, expression, value.is_trained, tuple(roles.get(value, ()))))
+                found.setdefault(leaf, []).append(
+                    Member(name, position, expression, value.is_trained, tuple(roles.get(value, ())))
+                )
                 if value.is_trained:
                     reaches_trained.add(leaf)
     inexact: dict[Dim, list[Op]] = {}
@@ -94,19 +94,3 @@ class GroupNames:
         name = f"{members[0].parameter}:{members[0].axis}"
         count = self.used[name] = self.used.get(name, 0) + 1
         return name if count == 1 else f"{name}#{count}"
-
-
-def frozen_share(solution: Solution) -> dict[Freeze, int]:
-    """How many entries of parameters have an axis that each cause keeps whole."""
-    shares: dict[Freeze, int] = {}
-    for value in solution.graph.parameters.values():
-        axes = solution.expanded(value)
-        causes = [solution.system.frozen[leaf] for axis in axes for leaf in solution.system.leaves(axis) if leaf in solution.system.frozen]
-        if causes and all(solution.system.is_frozen(axis) for axis in axes):
-            for cause in dict.fromkeys(causes):
-                shares[cause] = shares.get(cause, 0) + entries(value)
-    return shares
-
-
-def entries(value: Value) -> int:
-    return int(np.prod(value.shape, dtype=np.int64))

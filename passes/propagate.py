@@ -70,7 +70,7 @@ def operand(solution: Solution, value: Value) -> Operand:
         else:
             axes = tuple(solution.system.fixed(size, "a constant made in forward") for size in value.shape)
         solution.axes[value] = axes
-        solution.zero[value] = (value.parameter is not None,) * len(axes)
+        solution.zero[value] = (value.is_trained,) * len(axes)
     return Operand(axes, solution.zero[value], value.shape, value.parameter is not None)
 
 
@@ -86,7 +86,14 @@ def meet(op: Op, operands: list[Operand | None]) -> Meeting:
         problem = f"{type(error).__name__}: {error}"
     if problem is None:
         return meeting
-    unknown = Op("opaque", op.name, op.inputs, op.outputs, {"why": f"the rule for {op.kind!r} does not fit {op.name!r}: {problem}"}, op.where)
+    unknown = Op(
+        "opaque",
+        op.name,
+        op.inputs,
+        op.outputs,
+        {"why": f"the rule for {op.kind!r} does not fit {op.name!r}: {problem}"},
+        op.where,
+    )
     return RULES["opaque"](unknown, *operands)
 
 

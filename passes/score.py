@@ -40,7 +40,9 @@ def score(groups: Sequence[Group], arrays: Mapping[str, Array], how: str | Crite
     """The scores of all groups by one criterion."""
     if isinstance(how, str):
         if how not in CRITERIA:
-            raise InvalidArgument(f"score={how!r} is unknown; there are {', '.join(sorted(CRITERIA))}, or give a function")
+            raise InvalidArgument(
+                f"score={how!r} is unknown; there are {', '.join(sorted(CRITERIA))}, or give a function"
+            )
         how = CRITERIA[how]
     result: dict[Dim, Scores] = {}
     for group in groups:

@@ -43,20 +43,17 @@ class Tie:
 
 def bundles(groups: Sequence[Group], multiples: Mapping[Dim, int], ties: Iterable[Tie]) -> list[Bundle]:
     """The independent choices: single dimensions, and those that are tied."""
-    free = {group.dim: group for group in groups}
-    tied: dict[Dim, frozenset[Dim]] = {}
+    free = {group.dim: place for place, group in enumerate(groups)}
+    tied: dict[Dim, frozenset[Dim]] = {dim: frozenset((dim,)) for dim in free}
     for tie in ties:
         together = frozenset(dim for each in tie.dims for dim in tied.get(each, (each,)))
         tied.update(dict.fromkeys(together, together))
     found: list[Bundle] = []
-    done: set[Dim] = set()
-    for dim in free:
-        if dim in done:
-            continue
-        together = sorted(tied.get(dim, {dim}), key=list(free).index) if all(d in free for d in tied.get(dim, ())) else []
-        done.update(tied.get(dim, {dim}))
-        if together:
-            found.append(Bundle(tuple(together), steps_of(together, multiples)))
+    for together in dict.fromkeys(tied.values()):
+        # What is tied to a width that cannot change cannot change either.
+        if all(dim in free for dim in together):
+            dims = sorted(together, key=free.__getitem__)
+            found.append(Bundle(tuple(dims), steps_of(dims, multiples)))
     return [bundle for bundle in found if len(bundle.sizes) > 1]
 
 
@@ -210,7 +207,8 @@ def shortest_reaching(
     """Bisect for the shortest beginning of the order that removes at least the ratio."""
 
     def steps(length: int) -> list[int]:
-        return np.minimum(np.bincount(order[:length], minlength=len(choices)), limits).tolist()
+        taken = np.bincount(order[:length], minlength=len(choices))
+        return [min(int(step), limit) for step, limit in zip(taken, limits, strict=True)]
 
     low, high = 0, len(order)
     while low < high:

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from structprune.axis import Axis, Dim, Freeze, Product, Sum
 from structprune.errors import InvalidArgument

@@ -118,7 +118,11 @@ def check_options(ratio: float, scope: str, align: int, output: str, verify: str
         raise InvalidArgument(f"ratio={ratio!r} is not usable: give the share to remove, a number from 0 to below 1")
     if isinstance(align, bool) or not isinstance(align, int) or align < 1:
         raise InvalidArgument(f"align={align!r} is not usable: give a whole number, 1 or more")
-    for name, value, known in (("scope", scope, SCOPES), ("output", output, OUTPUTS), ("verify", verify, VERIFICATIONS)):
+    for name, value, known in (
+        ("scope", scope, SCOPES),
+        ("output", output, OUTPUTS),
+        ("verify", verify, VERIFICATIONS),
+    ):
         if value not in known:
             raise InvalidArgument(f"{name}={value!r} is unknown; choose one of {', '.join(map(repr, known))}")
 
@@ -176,7 +180,8 @@ class Chooser:
     def why(self, limit: str) -> str:
         total = max(self.analysis.frontend.total, 1)
         causes = [
-            f"{entries / total:.2f} of them by {cause.reason!r}" + (f" ({cause.where})" if cause.where is not None else "")
+            f"{entries / total:.2f} of them by {cause.reason!r}"
+            + (f" ({cause.where})" if cause.where is not None else "")
             for cause, entries in self.analysis.frozen[:2]
             if entries / total >= 0.01
         ]

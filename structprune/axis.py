@@ -264,7 +264,7 @@ class System:
                     if shared is not None:
                         self._unify(shared, within[1])
                     shared = within[1]
-                return shared and (Sum(tuple(outers)), shared)
+                return None if shared is None else (Sum(tuple(outers)), shared)
 
     def cut(self, axis: Axis, at: int) -> tuple[Axis, Axis] | None:
         """The axis as (first, rest) with a first part of that size; None where none ends there."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 Shape = tuple[int, ...]
 
@@ -41,7 +42,7 @@ class Op:
     outputs: tuple[Value, ...]
     attributes: Mapping[str, object] = field(default_factory=dict)
     where: Where = Where()
-    source: object = None
+    source: Any = None
 
     def __str__(self) -> str:
         return f"{self.name} at {self.where}" if str(self.where) else self.name

@@ -89,9 +89,13 @@ class Plan:
         shapes = stored_shapes(model)
         for name, planned in self.shapes.items():
             if name not in shapes:
-                raise PlanMismatch(f"the plan was made for a {self.model} with {name!r}; this {type(model).__name__} has none")
+                raise PlanMismatch(
+                    f"the plan was made for a {self.model} with {name!r}; this {type(model).__name__} has none"
+                )
             if shapes[name] != planned:
-                raise PlanMismatch(f"{name!r} has shape {list(shapes[name])}, but the plan was made for {list(planned)}")
+                raise PlanMismatch(
+                    f"{name!r} has shape {list(shapes[name])}, but the plan was made for {list(planned)}"
+                )
         for name in shapes:
             if name not in self.shapes:
                 raise PlanMismatch(f"this {type(model).__name__} has {name!r}, which the plan does not know")
@@ -153,7 +157,9 @@ class Plan:
         if self.report is not None:
             return str(self.report)
         kept = sum(len(indices) for indices in self.keep.values())
-        return f"a plan for a {self.model}: {len(self.keep)} groups cut, {kept} of {sum(self.sizes.values())} indices stay"
+        return (
+            f"a plan for a {self.model}: {len(self.keep)} groups cut, {kept} of {sum(self.sizes.values())} indices stay"
+        )
 
 
 def described(model: Any, inputs: Any) -> Any:
@@ -162,7 +168,9 @@ def described(model: Any, inputs: Any) -> Any:
     return Described(inputs)
 
 
-def make_plan(analysis: Analysis, realized: Realized, model: Any, options: dict[str, Any], output: str, verify: str | None) -> Plan:
+def make_plan(
+    analysis: Analysis, realized: Realized, model: Any, options: dict[str, Any], output: str, verify: str | None
+) -> Plan:
     keep = {
         group.name: realized.rewrite.kept[group.dim].tolist()
         for group in analysis.groups

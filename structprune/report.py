@@ -69,7 +69,11 @@ class Report:
         inexact = [cut for cut in self.cuts if not cut.exact]
         lines.append(
             f"  {len(self.cuts)} groups cut; "
-            + (f"{len(inexact)} of them change the statistics of a normalisation" if inexact else "removing equals zeroing")
+            + (
+                f"{len(inexact)} of them change the statistics of a normalisation"
+                if inexact
+                else "removing equals zeroing"
+            )
         )
         lines.extend(f"  frozen: {share:.1%} of the parameters, {reason}" for reason, share in self.frozen)
         own = f"the result is a {self.model}" if self.kind == "module" else "the result is a torch.fx.GraphModule"
@@ -87,9 +91,7 @@ def make_report(analysis: Analysis, rewrite: Rewrite, of: str, asked: float, kin
     for each in (parameters, macs, target):
         each.set(counts)
     shapes = analysis.frontend.shapes()
-    after = {
-        name: rewrite.shape(value) for name, value in analysis.solution.graph.parameters.items()
-    }
+    after = {name: rewrite.shape(value) for name, value in analysis.solution.graph.parameters.items()}
     sizes = analysis.frontend.itemsizes
     total = max(analysis.frontend.total, 1)
     return Report(

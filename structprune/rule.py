@@ -88,9 +88,7 @@ def contract(
             continue
         reader.read(terms, operand, is_factor=index < factors)
         present.append((terms, operand))
-    outputs = [
-        reader.write(terms, value.shape) for terms, value in zip(notation.outputs, op.outputs, strict=True)
-    ]
+    outputs = [reader.write(terms, value.shape) for terms, value in zip(notation.outputs, op.outputs, strict=True)]
     written = set(reader.written)
     for name, zeros in reader.zero.items():
         if name not in written and not any(zeros):
@@ -196,8 +194,7 @@ class _Reader:
     def is_zero(self, names: Sequence[str]) -> bool:
         """Zero where one of the factors is, and every added input is too."""
         return all(
-            any(self.zero.get(name, [])) and all(added.get(name, False) for added in self.added_zero)
-            for name in names
+            any(self.zero.get(name, [])) and all(added.get(name, False) for added in self.added_zero) for name in names
         )
 
     def write(self, terms: Terms, shape: Shape) -> tuple[Axes, Zeros]:

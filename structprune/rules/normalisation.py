@@ -25,7 +25,7 @@ def batch_norm(
     meeting = per_channel(x, weight, bias, mean, variance)
     if op.attributes.get("by_batch"):
         meeting.statistics = [x.axes[0], *x.axes[2:]]
-    is_zero = x.zero[1] or (weight is not None and bias is not None)
+    is_zero = weight is not None and weight.zero[0]
     meeting.zero = [tuple(axis == 1 and is_zero for axis in range(len(x.axes)))]
     return meeting
 

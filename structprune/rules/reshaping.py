@@ -47,7 +47,8 @@ def blocks(old: Shape, new: Shape) -> list[tuple[list[int], list[int]]]:
     found: list[tuple[list[int], list[int]]] = []
     i = j = 0
     while i < len(old) or j < len(new):
-        left, right = [], []
+        left: list[int] = []
+        right: list[int] = []
         size = other = 1
         while True:
             if size == other and (left or right) and size != 1:
@@ -188,7 +189,13 @@ def pad(op: Op, x: Operand) -> Meeting:
             axes.append(moved)
             zero.append(False)
             continue
-        axes.append(Sum(tuple(part for part in (fresh(before) if before else None, axis, fresh(after) if after else None) if part)))
+        axes.append(
+            Sum(
+                tuple(
+                    part for part in (fresh(before) if before else None, axis, fresh(after) if after else None) if part
+                )
+            )
+        )
         zero.append(is_zero and fills_zero)
     meeting.outputs = [tuple(axes)]
     meeting.zero = [tuple(zero)]

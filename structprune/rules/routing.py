@@ -20,8 +20,8 @@ def route(op: Op, *operands: Operand) -> Meeting:
     """
     meeting = Meeting([], [])
     whole = cast(Mapping[Source, str], op.attributes.get("whole", {}))
-    for (operand, axis), why in whole.items():
-        meeting.frozen.append((operands[operand].axes[axis], f"{op.name} {why}"))
+    for (operand, place), why in whole.items():
+        meeting.frozen.append((operands[operand].axes[place], f"{op.name} {why}"))
     keeps_zero = bool(op.attributes.get("keeps_zero", True))
     copies = cast(Sequence[int], op.attributes.get("copies", ()))
     routes = cast(Sequence[Sequence[Sequence[Source]]], op.attributes["routes"])

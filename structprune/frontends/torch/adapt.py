@@ -23,7 +23,7 @@ from structprune.frontends.protocol import Choose, Constraints
 from structprune.frontends.torch.capture import raised_at, record
 from structprune.frontends.torch.compare import Comparison, Difference
 from structprune.frontends.torch.lower import bind
-from structprune.frontends.torch.module import changed_numbers, fill, mend, new_arguments, small_copy
+from structprune.frontends.torch.module import fill, mend, small_copy
 from structprune.frontends.torch.record import Arguments, Call, Capture, Stopped
 from structprune.graph import Op, Value
 from structprune.passes.propagate import Solution
@@ -65,6 +65,8 @@ class Adapter:
             try:
                 kept = choose(self.constraints)
             except UnsupportedRatio as error:
+                if not reason:
+                    raise
                 return Adapted(None, reason=f"{reason}; without the widths it holds, {error}")
             rewrite = Rewrite(self.solution, kept)
             sizes = self.sizes(rewrite)
@@ -96,7 +98,11 @@ class Adapter:
         found = comparison.first_difference(after.calls, after.inputs, after.constants)
         if found is None and not comparison.same_outputs(after):
             found = Difference(len(self.ops), "other outputs", {}, {})
-        if found is not None and self.capture.is_real and any(depends_on_data(op) for op in self.ops[: found.index + 1]):
+        if (
+            found is not None
+            and self.capture.is_real
+            and any(depends_on_data(op) for op in self.ops[: found.index + 1])
+        ):
             # From here on two runs may differ by what the data say: the model ran, and was right so far.
             found = None
         return found, ""
@@ -120,8 +126,12 @@ class Adapter:
             owners = list(self.owners(op))
             if not owners:
                 continue
-            pairs = {pair for value in values_of(op) if value for pair in zip(value.shape, rewrite.shape(value), strict=True)}
-            pairs = {(old, new) for old, new in pairs if old != new}.union(literal_sizes(op, rewrite))
+            # A width that could change and did not speaks against replacing its number.
+            pairs = set(literal_sizes(op, rewrite))
+            for value in values_of(op):
+                for axis, new in zip(self.solution.expanded(value), rewrite.shape(value), strict=True) if value else ():
+                    if not self.solution.system.is_frozen(axis):
+                        pairs.add((axis.size, new))
             for owner in owners:
                 for old, new in pairs:
                     wider.setdefault((owner, old), set()).add(new)
@@ -175,9 +185,10 @@ class Adapter:
         """The code derived a size from another width: both keep equal counts."""
         for name, given in difference.found.items():
             axes = literal_axes(op, name, self.solution)
-            if axes is None or list(given) == list(difference.expected[name]):
+            if axes is None or len(given) != len(axes) or list(given) == list(difference.expected[name]):
                 continue
-            for first, last in runs(len(axes)):
+            wrong = next(k for k, (a, b) in enumerate(zip(given, difference.expected[name], strict=True)) if a != b)
+            for first, last in runs_around(wrong, len(axes)):
                 run = axes[first:last]
                 place = self.partner(op, run, given[first:last], rewrite)
                 if place is not None and self.tie_alike(op, name, (first, last), place):
@@ -270,14 +281,19 @@ class Adapter:
 
     def tie_dim(self, dim: Dim, axis: Axis) -> bool:
         free = [leaf for leaf in self.solution.system.leaves(axis) if self.is_free(leaf)]
-        if not self.is_free(dim) or not free:
+        factors = axis.factors if isinstance(axis, Product) else (axis,)
+        moves = next(
+            (factor for factor in factors if any(map(self.is_free, self.solution.system.leaves(factor)))), None
+        )
+        if not self.is_free(dim) or not isinstance(moves, Dim):
             return self.hold([dim, *free], "one number in the code stands for it and for a width that is held")
         # Of a product only the outermost free factor moves: whole heads, at their full width.
-        together = Tie(tuple(dict.fromkeys((dim, free[0]))))
+        together = Tie(tuple(dict.fromkeys((dim, moves))))
         is_news = len(together.dims) > 1 and together not in self.constraints.ties
         if is_news:
             self.constraints.ties.append(together)
-        return self.hold(free[1:], "one number in the code stands for its product with another width") or is_news
+        held = [leaf for leaf in free if leaf is not moves]
+        return self.hold(held, "one number in the code stands for its product with another width") or is_news
 
     def is_free(self, dim: Dim) -> bool:
         return dim not in self.solution.system.frozen and dim not in self.constraints.frozen
@@ -307,9 +323,7 @@ class Adapter:
                 return exact
         return leaves
 
-    def changed_leaves(
-        self, values: Sequence[Value | None], rewrite: Rewrite, last_axis: bool = False
-    ) -> list[Dim]:
+    def changed_leaves(self, values: Sequence[Value | None], rewrite: Rewrite, last_axis: bool = False) -> list[Dim]:
         axes = [
             axis
             for value in values
@@ -330,7 +344,8 @@ class Adapter:
 
 
 def source(op: Op) -> tuple[Call, Any]:
-    return op.source  # type: ignore[return-value]
+    call, literals = op.source
+    return call, literals
 
 
 def depends_on_data(op: Op) -> bool:
@@ -339,11 +354,10 @@ def depends_on_data(op: Op) -> bool:
     return torch.Tag.dynamic_output_shape in tags or torch.Tag.data_dependent_output in tags
 
 
-def runs(length: int) -> Iterator[tuple[int, int]]:
-    """Runs of literal positions, the longest first."""
-    for width in range(length, 0, -1):
-        for first in range(length - width + 1):
-            yield first, first + width
+def runs_around(position: int, length: int) -> list[tuple[int, int]]:
+    """The runs of positions that hold a given one, the shortest first."""
+    spans = [(first, last) for first in range(position + 1) for last in range(position + 1, length + 1)]
+    return sorted(spans, key=lambda span: span[1] - span[0])
 
 
 def values_of(op: Op) -> tuple[Value | None, ...]:
@@ -413,5 +427,3 @@ def number_ratio(difference: Difference) -> float | None:
         if is_number(expected) and is_number(found) and expected and found != expected:
             return float(found / expected)
     return None
-
-

@@ -42,7 +42,7 @@ class Ghost(Tensor):
 
     @staticmethod
     def __new__(cls, like: Tensor, device: torch.device) -> Ghost:
-        return torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined, no-any-return]
+        return torch.Tensor._make_wrapper_subclass(
             cls, like.size(), strides=like.stride(), dtype=like.dtype, device=device
         )
 
@@ -50,7 +50,7 @@ class Ghost(Tensor):
         pass
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, function: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         raise GhostEscaped(f"{function} read data")
@@ -60,7 +60,7 @@ class GhostEscaped(Exception):
     """The model wants the values of a tensor that has none."""
 
 
-class Recorder(SchemaCheckMode):
+class Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
     """The dispatch mode that records; it subclasses a mode that torch admits before dispatch."""
 
     @classmethod
@@ -69,7 +69,7 @@ class Recorder(SchemaCheckMode):
         return False
 
     def __init__(self, model: nn.Module, is_real: bool) -> None:
-        TorchDispatchMode.__init__(self, torch._C.DispatchKey.PreDispatch)
+        TorchDispatchMode.__init__(self, torch._C.DispatchKey.PreDispatch)  # type: ignore[no-untyped-call]
         self._dispatch_key = torch._C.DispatchKey.PreDispatch
         self.is_real = is_real
         self.calls: list[Call] = []
@@ -99,11 +99,11 @@ class Recorder(SchemaCheckMode):
                 self._by_storage.setdefault((tensor.data_ptr(), tuple(tensor.shape)), name)
 
     def __enter__(self) -> Recorder:
-        TorchDispatchMode.__enter__(self)
+        TorchDispatchMode.__enter__(self)  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *details: Any) -> None:
-        TorchDispatchMode.__exit__(self, *details)
+        TorchDispatchMode.__exit__(self, *details)  # type: ignore[no-untyped-call]
 
     # -- values --------------------------------------------------------------------------------
 
@@ -175,7 +175,12 @@ class Recorder(SchemaCheckMode):
         tensors = list(tensors_in((args, kwargs)))
         is_constant = all(map(self._is_known, tensors))
         call = Call(
-            function, map_tensors(args, self.value), map_tensors(kwargs, self.value), [], self._where(), torch.is_grad_enabled()
+            function,
+            map_tensors(args, self.value),
+            map_tensors(kwargs, self.value),
+            [],
+            self._where(),
+            torch.is_grad_enabled(),
         )
         # Before it runs: if it raises, the last call tells which sizes the model asked for.
         self.calls.append(call)
@@ -259,7 +264,11 @@ def decomposes(function: Any) -> bool:
     found = _DECOMPOSES.get(function)
     if found is None:
         key = torch._C.DispatchKey.CompositeImplicitAutograd
-        found = not has_rule(function) and hasattr(function, "has_kernel_for_dispatch_key") and function.has_kernel_for_dispatch_key(key)
+        found = (
+            not has_rule(function)
+            and hasattr(function, "has_kernel_for_dispatch_key")
+            and function.has_kernel_for_dispatch_key(key)
+        )
         _DECOMPOSES[function] = found
     return found
 

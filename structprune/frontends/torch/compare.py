@@ -34,19 +34,23 @@ class Comparison:
         self.before = before
 
     def first_difference(
-        self, calls: Sequence[Call], inputs: Sequence[Value], constants: Mapping[Value, torch.Tensor], is_whole: bool = True
+        self,
+        calls: Sequence[Call],
+        inputs: Sequence[Value],
+        constants: Mapping[Value, torch.Tensor],
+        is_whole: bool = True,
     ) -> Difference | None:
         """None where every call is the same, with the literals and shapes of the rewritten graph."""
         self.names: dict[Value, Value] = dict(zip(self.before.inputs, inputs, strict=False))
         self.constants = constants
         self.old_same: dict[Value, Value] = {}
         self.new_same: dict[Value, Value] = {}
-        olds = [(index, op) for index, op in enumerate(self.ops) if not self.passes(op.source[0], self.old_same)]  # type: ignore[index]
+        olds = [(index, op) for index, op in enumerate(self.ops) if not self.passes(op.source[0], self.old_same)]
         news = [call for call in calls if not self.passes(call, self.new_same)]
         # Where the model stopped without an operator of its own to blame, the next one never came.
         self.next_index = olds[min(len(news), len(olds) - 1)][0] if olds else 0
         for (index, op), new in zip(olds, news, strict=False):
-            call, literals = op.source  # type: ignore[misc]
+            call, literals = op.source
             changes = new_arguments(call, literals, self.rewrite)
             problem = self.difference(call, new, changes)
             if problem is not None:
@@ -98,7 +102,7 @@ class Comparison:
             return False
         old, new = self.old_same.get(old, old), self.new_same.get(new, new)
         if old.parameter is not None:
-            return old.parameter == new.parameter
+            return bool(old.parameter == new.parameter)
         if old in self.before.constants:
             before, after = self.before.constants[old], self.constants.get(new)
             return after is not None and before.shape == after.shape and bool(torch.equal(before, after))

@@ -17,7 +17,7 @@ from structprune.frontends.torch.graph_module import build_graph_module
 from structprune.frontends.torch.inputs import describe, read, restore
 from structprune.frontends.torch.lower import lower
 from structprune.frontends.torch.module import arrays, stored
-from structprune.frontends.torch.oracle import expected_outputs, largest_error, zeroed
+from structprune.frontends.torch.oracle import expected_outputs, largest_error, outputs_of_own_code, zeroed
 from structprune.frontends.torch.record import Arguments, Capture, map_tensors, tensors_in
 from structprune.graph import Graph, Shape
 from structprune.passes.propagate import Solution
@@ -100,15 +100,13 @@ class TorchFrontend:
             return largest_error(self.zeroed_run(rewrite, parameters, arguments), found)
         return largest_error(expected_outputs(self.capture, rewrite, parameters, flat), found)
 
-
     def zeroed_run(self, rewrite: Rewrite, parameters: Mapping[str, Tensor], arguments: Arguments) -> list[Tensor]:
         whole = copy.deepcopy(self.model).eval()
         values = zeroed(parameters, rewrite)
         for name, tensor in stored(whole):
             if name in values:
                 tensor.data = values[name]
-        with torch.no_grad():
-            return list(tensors_in(whole(*arguments[0], **arguments[1])))
+        return outputs_of_own_code(whole, rewrite, arguments)
 
 
 class Described:

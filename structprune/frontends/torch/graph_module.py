@@ -90,12 +90,16 @@ class _Builder:
         return found
 
     def call(self, index: int, op: Op) -> None:
-        call, literals = op.source  # type: ignore[misc]
+        call, literals = op.source
         arguments = bind(call.target, call.args, call.kwargs) if hasattr(call.target, "_schema") else None
         target, changes = call.target, new_arguments(call, literals, self.rewrite)
         if "*" in changes:
             target = torch.ops.aten.split_with_sizes.default
-            arguments = {"self": arguments and arguments["self"], "split_sizes": changes["*"], "dim": (arguments or {})["dim"]}
+            arguments = {
+                "self": arguments and arguments["self"],
+                "split_sizes": changes["*"],
+                "dim": (arguments or {})["dim"],
+            }
         elif arguments is not None:
             arguments.update(changes)
         if arguments is None:
@@ -146,7 +150,10 @@ class _Builder:
             )
         if type(value) is not int or type(theirs) is not int or ours == theirs:
             return value
-        pairs = [*zip(call.tensors(), twin.tensors(), strict=True), *zip(self.capture.inputs, other.inputs, strict=True)]
+        pairs = [
+            *zip(call.tensors(), twin.tensors(), strict=True),
+            *zip(self.capture.inputs, other.inputs, strict=True),
+        ]
         for mine, yours in pairs:
             for axis, (a, b) in enumerate(zip(mine.shape, yours.shape, strict=True)):
                 if (a, b) == (ours, theirs) and self.rewrite.shape(mine)[axis] == value:
@@ -164,7 +171,9 @@ class _Builder:
         mapped = self.result(result)
         if self.capture.result_type is not None:
             kind = self.capture.result_type
-            return self.graph.call_function(kind, (), {k: v for k, v in mapped.items() if isinstance(v, fx.Node | tuple | list)})
+            return self.graph.call_function(
+                kind, (), {k: v for k, v in mapped.items() if isinstance(v, fx.Node | tuple | list)}
+            )
         return mapped
 
     def result(self, structure: Any) -> Any:
@@ -193,7 +202,9 @@ def tree(model: nn.Module, edits: Mapping[str, Any]) -> nn.Module:
     """Bare modules under the names of the model's own, with the smaller parameters; tied ones stay tied."""
     for name in ("graph", "code"):
         if hasattr(model, name):
-            raise UnsupportedModel(f"the model calls something {name!r}, a name that torch.fx.GraphModule takes for itself")
+            raise UnsupportedModel(
+                f"the model calls something {name!r}, a name that torch.fx.GraphModule takes for itself"
+            )
     root = nn.Module()
     root.training = model.training
     for name, module in model.named_modules(remove_duplicate=False):

@@ -72,8 +72,7 @@ def guesses(model: nn.Module) -> Iterator[Guess]:
 
     settings = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
     if isinstance(settings, Mapping) and settings.get("input_size"):
-        size = tuple(settings["input_size"])
-        yield f"default_cfg's input_size {size}", image(1, *size)
+        yield f"default_cfg's input_size {settings['input_size']}", image(1, *settings["input_size"])
     if hasattr(model, "config") and hasattr(model, "main_input_name"):
         yield from configured(model, device, dtype)
     for name, module in model.named_modules():
@@ -113,13 +112,19 @@ def configured(model: Any, device: torch.device, dtype: torch.dtype) -> Iterator
         size = getattr(vision, "image_size", 224)
         height, width = (size, size) if isinstance(size, int) else tuple(size)[-2:]
         shape = (1, getattr(vision, "num_channels", 3), height, width)
-        yield f"pixel_values of shape {shape}", lambda: ((), {"pixel_values": torch.zeros(shape, dtype=dtype, device=device)})
+        yield (
+            f"pixel_values of shape {shape}",
+            lambda: ((), {"pixel_values": torch.zeros(shape, dtype=dtype, device=device)}),
+        )
     yield "the model's dummy_inputs", dummy
     ids = torch.zeros((1, 16), dtype=torch.long, device=device)
     yield "input_ids of shape (1, 16)", lambda: ((), {"input_ids": ids + 1})
     if getattr(config, "is_encoder_decoder", False):
         yield "input_ids and decoder_input_ids", lambda: ((), {"input_ids": ids + 1, "decoder_input_ids": ids + 1})
-    yield "input_values of shape (1, 16000)", lambda: ((), {"input_values": torch.zeros((1, 16000), dtype=dtype, device=device)})
+    yield (
+        "input_values of shape (1, 16000)",
+        lambda: ((), {"input_values": torch.zeros((1, 16000), dtype=dtype, device=device)}),
+    )
 
 
 # -- as data ---------------------------------------------------------------------------------------

@@ -146,4 +146,8 @@ def lower_call(call: Call) -> Lowered:
     found = find_entry(call.target)
     if found is None or not hasattr(call.target, "_schema"):
         return opaque(call)
-    return found(call, bind(call.target, call.args, call.kwargs))
+    bound = bind(call.target, call.args, call.kwargs)
+    for argument in call.target._schema.arguments:
+        if isinstance(bound.get(argument.name), Value) and "Tensor" not in str(argument.type):
+            return opaque(call, f"its {argument.name} is computed from data")
+    return found(call, bound)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -78,7 +78,7 @@ def stored(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from model.named_buffers(remove_duplicate=False)
 
 
-def arrays(model: nn.Module, names: Mapping[str, Any]) -> dict[str, Tensor]:
+def arrays(model: nn.Module, names: Container[str]) -> dict[str, Tensor]:
     """The named tensors, without gradients."""
     return {name: tensor.detach() for name, tensor in stored(model) if name in names}
 
@@ -125,11 +125,12 @@ def true_sizes(module: nn.Module) -> None:
             module.num_parameters = module.weight.shape[0]
         case nn.modules.rnn.RNNBase():
             gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
-            module.hidden_size = module.weight_hh_l0.shape[0] // gates
-            module.proj_size = module.weight_hr_l0.shape[0] if module.proj_size else 0
-            module.input_size = module.weight_ih_l0.shape[1]
+            module.hidden_size = module.get_parameter("weight_hh_l0").shape[0] // gates
+            module.proj_size = module.get_parameter("weight_hr_l0").shape[0] if module.proj_size else 0
+            module.input_size = module.get_parameter("weight_ih_l0").shape[1]
         case nn.RNNCellBase():
-            module.hidden_size, module.input_size = module.weight_hh.shape[1], module.weight_ih.shape[1]
+            module.hidden_size = module.get_parameter("weight_hh").shape[1]
+            module.input_size = module.get_parameter("weight_ih").shape[1]
         case _:
             return
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from structprune.frontends.torch.record import Call, values_in
 from structprune.frontends.torch.lower import Bound, Lowered, Resized, entry, opaque
+from structprune.frontends.torch.record import Call, values_in
 from structprune.graph import Value
 
 Route = list[list[tuple[int, int]]]
@@ -147,9 +147,7 @@ def constant(call: Call, a: Bound) -> Lowered:
         x = a["self"]
         return Lowered("route", [x], {"routes": [straight(x)], "keeps_zero": name == "zero_"})
     fills_zero = name.endswith("zeros") or a.get("fill_value") == 0
-    return Lowered(
-        "constant", [], {"fills_zero": fills_zero}, lambda new: {"size": new_sizes(new, output, a["size"])}
-    )
+    return Lowered("constant", [], {"fills_zero": fills_zero}, lambda new: {"size": new_sizes(new, output, a["size"])})
 
 
 @entry("cat", "concat", "concatenate")
@@ -203,6 +201,8 @@ def unbind(call: Call, a: Bound) -> Lowered:
 @entry("slice", "narrow", "slice_copy")
 def slice_(call: Call, a: Bound) -> Lowered:
     x = a["self"]
+    if isinstance(a["start"], Value):
+        return opaque(call, "its start is computed from data")
     dim = a["dim"] % len(x.shape)
     size = x.shape[dim]
     if "length" in a:
@@ -348,13 +348,19 @@ def along(why: str, keeps_zero: bool) -> Any:
             for k, size in enumerate(x.shape)
         ]
         whole = {(0, axis): why for axis in axes}
-        return Lowered("route", [x], {"routes": [route for _ in call.outputs], "whole": whole, "keeps_zero": keeps_zero})
+        return Lowered(
+            "route", [x], {"routes": [route for _ in call.outputs], "whole": whole, "keeps_zero": keeps_zero}
+        )
 
     return lower
 
 
-entry("softmax", "_softmax", "log_softmax", "_log_softmax", "_safe_softmax", "softmin")(along("is taken over it", False))
-entry("cumsum", "cumprod", "logcumsumexp", "cummax", "roll", "flip", "tril", "triu", "rot90")(along("orders its positions", True))
+entry("softmax", "_softmax", "log_softmax", "_log_softmax", "_safe_softmax", "softmin")(
+    along("is taken over it", False)
+)
+entry("cumsum", "cumprod", "logcumsumexp", "cummax", "roll", "flip", "tril", "triu", "rot90")(
+    along("orders its positions", True)
+)
 entry("sort", "argsort", "topk", "kthvalue")(along("orders its positions", False))
 
 

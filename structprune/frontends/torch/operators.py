@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from structprune.frontends.torch import movement  # noqa: F401  registers its entries
-from structprune.frontends.torch.record import Call, values_in
 from structprune.frontends.torch.lower import Bound, Lowered, Resized, entry, opaque
+from structprune.frontends.torch.record import Call, values_in
 from structprune.graph import Value
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -189,7 +189,7 @@ entry("amax", "amin", "max", "min", "prod", "logsumexp", "all", "any", "argmax",
 @entry("lstm", "gru", "rnn_tanh", "rnn_relu")
 def recurrent(call: Call, a: Bound) -> Lowered:
     name = call.target._opname
-    if "input" not in a or a["bidirectional"] and len(a["input"].shape) not in (2, 3):
+    if "input" not in a or (a["bidirectional"] and len(a["input"].shape) not in (2, 3)):
         return opaque(call, "a packed recurrent layer")
     states = list(values_in(a["hx"]))
     directions = 2 if a["bidirectional"] else 1

@@ -10,20 +10,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch._dispatch.python import enable_python_dispatcher
 
-from structprune.frontends.torch.lower import bind
+from structprune.frontends.torch.capture import Recorder, module_names, unfused_attention
+from structprune.frontends.torch.lower import bind, qualified_name
 from structprune.frontends.torch.module import new_arguments
-from structprune.frontends.torch.record import Call, Capture, tensors_in
+from structprune.frontends.torch.record import Arguments, Call, Capture, tensors_in
 from structprune.frontends.torch.run import run
 from structprune.graph import Op, Value
 from structprune.passes.rewrite import Rewrite
 
 
 def zeroed(parameters: Mapping[str, Tensor], rewrite: Rewrite) -> dict[str, Tensor]:
-    """The parameters with everything that the rewrite removes set to zero."""
+    """The trained parameters with everything that the rewrite removes set to zero; buffers as they are."""
     result = dict(parameters)
     for name, axes in rewrite.edits().items():
+        if not rewrite.solution.graph.parameters[name].is_trained:
+            continue
         tensor = parameters[name].detach().clone()
         for axis, kept in axes.items():
             is_removed = torch.ones(tensor.shape[axis], dtype=torch.bool, device=tensor.device)
@@ -37,30 +41,65 @@ def expected_outputs(
     capture: Capture, rewrite: Rewrite, parameters: Mapping[str, Tensor], inputs: Sequence[Tensor]
 ) -> list[Tensor]:
     """What the small model must give."""
-    solution = rewrite.solution
-    changed = {
-        id(op.source[0])  # type: ignore[index]
-        for op, axis in (*solution.statistics, *solution.singular)
-        if any(leaf in rewrite.kept for leaf in solution.system.leaves(axis))
-    }
-    ops: dict[int, Op] = {id(op.source[0]): op for op in solution.graph.ops}  # type: ignore[index]
+    changed = {id(op.source[0]): op for op in changed_ops(rewrite)}
 
     def step(index: int, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if id(call) not in changed:
             return call.target(*args, **kwargs)
-        return over_kept(ops[id(call)], call, args, kwargs, rewrite)
+        return over_kept(changed[id(call)], args, kwargs, rewrite)
 
     return run(capture, zeroed(parameters, rewrite), list(inputs), step)
 
 
-def over_kept(op: Op, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], rewrite: Rewrite) -> Any:
+def changed_ops(rewrite: Rewrite) -> list[Op]:
+    """The operators for which removing is not zeroing."""
+    solution = rewrite.solution
+    return [
+        op
+        for op, axis in (*solution.statistics, *solution.singular)
+        if any(leaf in rewrite.kept for leaf in solution.system.leaves(axis))
+    ]
+
+
+class Interceptor(Recorder):  # type: ignore[no-untyped-call]
+    """Runs a model's own code, with the changed operators taken over what is kept.
+
+    For models whose path depends on data: no recorded graph stands for them.
+    """
+
+    def __init__(self, model: nn.Module, rewrite: Rewrite) -> None:
+        super().__init__(model, is_real=True)
+        self.rewrite = rewrite
+        self.changed = {(op.where, op.name): op for op in changed_ops(rewrite)}
+
+    def _record(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        name = qualified_name(function).removeprefix("aten::")
+        op = self.changed.get((self._where(), name)) if self.changed else None
+        return function(*args, **kwargs) if op is None else over_kept(op, args, kwargs, self.rewrite)
+
+
+def outputs_of_own_code(model: nn.Module, rewrite: Rewrite, inputs: Arguments) -> list[Tensor]:
+    """What the zeroed model itself gives."""
+    interceptor = Interceptor(model, rewrite)
+    with (
+        torch.no_grad(),
+        unfused_attention(),
+        module_names(model, interceptor.modules),
+        enable_python_dispatcher(),
+        interceptor,
+    ):
+        return list(tensors_in(model(*inputs[0], **inputs[1])))
+
+
+def over_kept(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], rewrite: Rewrite) -> Any:
     """Run the small operator on the kept entries, and spread its results over zeros."""
+    call: Call = op.source[0]
     names = bind(call.target, call.args, call.kwargs)
     given = bind(call.target, args, kwargs)
     for name, value in names.items():
         if isinstance(value, Value):
             given[name] = gathered(given[name], value, rewrite)
-    given.update(new_arguments(call, op.source[1], rewrite))  # type: ignore[index]
+    given.update(new_arguments(call, op.source[1], rewrite))
     result = invoke(call.target, given)
     spread = [scattered(small, value, rewrite) for small, value in zip(tensors_in(result), call.outputs, strict=True)]
     return spread[0] if isinstance(result, Tensor) else tuple(spread)
