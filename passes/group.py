@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 
-from structprune.axis import Axis, Dim
+from structprune.axis import Axis, Dim, Sum, variables
 from structprune.graph import Op, Value
 from structprune.passes.propagate import Solution
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A parameter's axis that a group runs along, and the whole expression of that axis.
+    """A parameter's axis that a group runs along.
 
-    `roles` are the operators that read the parameter, each with the place among its operands.
+    `places` are the parts of the axis in which the group occurs, each with where it starts; `roles` are the operators that read the parameter, each with the place among its operands.
     """
 
     parameter: str
     axis: int
-    expression: Axis
+    places: tuple[tuple[int, Axis], ...]
     is_trained: bool
     roles: tuple[tuple[str, int], ...] = ()
 
@@ -54,15 +55,17 @@ def group(solution: Solution) -> list[Group]:
     roles = roles_of(solution)
     reaches_trained: set[Dim] = set()
     for name, value in solution.graph.parameters.items():
-        for position, expression in enumerate(solution.expanded(value)):
-            for leaf in dict.fromkeys(solution.system.leaves(expression)):
-                if leaf in solution.system.frozen or leaf.size < 2:
-                    continue
-                found.setdefault(leaf, []).append(
-                    Member(name, position, expression, value.is_trained, tuple(roles.get(value, ())))
-                )
-                if value.is_trained:
-                    reaches_trained.add(leaf)
+        for position, axis in enumerate(solution.expanded(value)):
+            places: dict[Dim, list[tuple[int, Axis]]] = {}
+            for start, part in parts_of(axis):
+                for leaf in dict.fromkeys(variables(part)):
+                    if leaf not in solution.system.frozen and leaf.size > 1:
+                        places.setdefault(leaf, []).append((start, part))
+            for leaf, where in places.items():
+                member = Member(name, position, tuple(where), value.is_trained, tuple(roles.get(value, ())))
+                found.setdefault(leaf, []).append(member)
+            if value.is_trained:
+                reaches_trained.update(places)
     inexact: dict[Dim, list[Op]] = {}
     for op, axis in solution.statistics:
         for leaf in set(solution.system.leaves(axis)):
@@ -73,6 +76,13 @@ def group(solution: Solution) -> list[Group]:
         for dim, members in found.items()
         if dim in reaches_trained
     ]
+
+
+def parts_of(axis: Axis) -> list[tuple[int, Axis]]:
+    """The parts of a sum with their starts; any other axis is its own only part."""
+    parts = axis.parts if isinstance(axis, Sum) else (axis,)
+    starts = accumulate((part.size for part in parts[:-1]), initial=0)
+    return list(zip(starts, parts, strict=True))
 
 
 def roles_of(solution: Solution) -> dict[Value, list[tuple[str, int]]]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-from structprune.axis import Axis, Dim, Product, Sum, kept_size
+from structprune.axis import Axis, Dim, Sum, kept_size, variables
 from structprune.passes.group import Group
 from structprune.passes.propagate import Solution
 
@@ -18,19 +18,6 @@ class Term:
     """A product of axis sizes."""
 
     axes: tuple[Axis, ...]
-    factor: int = 1
-
-    def value(self, counts: Counts) -> int:
-        return self.factor * prod(kept_size(axis, counts) for axis in self.axes)
-
-
-def leaves(axis: Axis) -> Iterable[Dim]:
-    match axis:
-        case Dim():
-            yield axis
-        case Product(parts) | Sum(parts):
-            for part in parts:
-                yield from leaves(part)
 
 
 class Measure:
@@ -39,12 +26,20 @@ class Measure:
     def __init__(self, terms: Sequence[Term], constant: int = 0) -> None:
         self.terms = terms
         self.counts: Counts = {}
-        self._values = [term.value(self.counts) for term in terms]
+        self._sizes = {axis: axis.size for term in terms for axis in term.axes}
+        self._values = [prod(axis.size for axis in term.axes) for term in terms]
         self.total = self.whole = constant + sum(self._values)
-        self._terms_of: dict[Dim, list[int]] = {}
+        self._terms_of: dict[Axis, list[int]] = {}
         for index, term in enumerate(terms):
-            for leaf in {leaf for axis in term.axes for leaf in leaves(axis)}:
-                self._terms_of.setdefault(leaf, []).append(index)
+            for axis in set(term.axes):
+                self._terms_of.setdefault(axis, []).append(index)
+        self._axes_of: dict[Dim, dict[Axis, int]] = {}
+        for axis in self._sizes:
+            is_plain = isinstance(axis, Dim) or (isinstance(axis, Sum) and all(isinstance(p, Dim) for p in axis.parts))
+            for leaf in variables(axis):
+                # In a plain sum a count enters as often as the variable occurs; elsewhere it is computed anew.
+                occurrences = self._axes_of.setdefault(leaf, {})
+                occurrences[axis] = occurrences.get(axis, 0) + 1 if is_plain else 0
 
     @property
     def removed(self) -> float:
@@ -54,12 +49,22 @@ class Measure:
     def set(self, changes: Counts) -> None:
         """Take over new counts."""
         touched: set[int] = set()
+        changed: set[Axis] = set()
         for dim, count in changes.items():
-            if self.counts.get(dim, dim.size) != count:
-                self.counts[dim] = count
-                touched.update(self._terms_of.get(dim, ()))
+            before = self.counts.get(dim, dim.size)
+            if before == count:
+                continue
+            self.counts[dim] = count
+            for axis, occurrences in self._axes_of.get(dim, {}).items():
+                if occurrences:
+                    self._sizes[axis] += occurrences * (count - before)
+                else:
+                    changed.add(axis)
+                touched.update(self._terms_of[axis])
+        for axis in changed:
+            self._sizes[axis] = kept_size(axis, self.counts)
         for index in touched:
-            value = self.terms[index].value(self.counts)
+            value = prod(self._sizes[axis] for axis in self.terms[index].axes)
             self.total += value - self._values[index]
             self._values[index] = value
 

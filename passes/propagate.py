@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import structprune.rules  # noqa: F401  registers the rules
-from structprune.axis import Axes, Axis, Dim, System, fresh
+from structprune.axis import Axes, Axis, Dim, System, fresh, variables
 from structprune.graph import Graph, Op, Value
 from structprune.rule import RULES, Meeting, Operand, Zeros
 
@@ -22,12 +22,20 @@ class Solution:
     singular: list[tuple[Op, Axis]] = field(default_factory=list)
     multiplied: list[tuple[Op, tuple[Axis, ...]]] = field(default_factory=list)
     _expanded: dict[Value, Axes] = field(default_factory=dict)
+    _held: dict[Axis, bool] = field(default_factory=dict)
 
     def expanded(self, value: Value) -> Axes:
         """The axes of a value in terms of unbound variables."""
         found = self._expanded.get(value)
         if found is None:
             found = self._expanded[value] = tuple(self.system.expand(axis) for axis in self.axes[value])
+        return found
+
+    def is_held(self, axis: Axis) -> bool:
+        """No index of this expanded axis can be removed."""
+        found = self._held.get(axis)
+        if found is None:
+            found = self._held[axis] = all(leaf in self.system.frozen for leaf in variables(axis))
         return found
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from structprune.axis import Indices, Kept, kept_indices
+from structprune.axis import Axis, Dim, Indices, Kept, kept_indices, kept_size
 from structprune.graph import Shape, Value
 from structprune.passes.propagate import Solution
 
@@ -17,7 +17,12 @@ class Rewrite:
 
     solution: Solution
     kept: Kept
+    counts: dict[Dim, int] = field(init=False)
     _indices: dict[tuple[Value, int], Indices | None] = field(default_factory=dict)
+    _shapes: dict[Value, Shape] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.counts = {dim: len(kept) for dim, kept in self.kept.items()}
 
     def indices(self, value: Value, axis: int) -> Indices | None:
         """The indices that stay along an axis; None for all."""
@@ -28,16 +33,20 @@ class Rewrite:
         return self._indices[key]
 
     def shape(self, value: Value) -> Shape:
-        found = (self.indices(value, axis) for axis in range(len(value.shape)))
-        return tuple(size if kept is None else len(kept) for size, kept in zip(value.shape, found, strict=True))
+        found = self._shapes.get(value)
+        if found is None:
+            found = tuple(kept_size(axis, self.counts) for axis in self.solution.expanded(value))
+            self._shapes[value] = found
+        return found
+
+    def size(self, axis: Axis) -> int:
+        """The new size of an expanded axis."""
+        return kept_size(axis, self.counts)
 
     def before(self, value: Value, axis: int, at: int) -> int:
         """How many of the indices before `at` stay."""
         kept = self.indices(value, axis)
         return at if kept is None else int(np.searchsorted(kept, at))
-
-    def is_changed(self, value: Value) -> bool:
-        return self.shape(value) != value.shape
 
     def edits(self) -> dict[str, dict[int, Indices]]:
         """For each parameter that changes, the indices that stay along each axis that does."""

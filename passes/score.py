@@ -71,13 +71,13 @@ def slices_of(group: Group, arrays: Mapping[str, Array]) -> list[Array]:
             continue
         array = arrays[member.parameter]
         front = array_namespace(array).moveaxis(array, member.axis, 0)
-        found.extend(slices(member.expression, group.dim, front))
+        for start, part in member.places:
+            found.extend(slices(part, group.dim, front[start : start + part.size, ...]))
     return found
 
 
 def slices(axis: Axis, dim: Dim, array: Array) -> Iterator[Array]:
     """The parts of an array along one variable of the expression of its first axis."""
-    xp = array_namespace(array)
     match axis:
         case Dim():
             if axis is dim:
@@ -88,6 +88,7 @@ def slices(axis: Axis, dim: Dim, array: Array) -> Iterator[Array]:
                 yield from slices(part, dim, array[start : start + part.size, ...])
                 start += part.size
         case Product(factors):
+            xp = array_namespace(array)
             opened = xp.reshape(array, (*(factor.size for factor in factors), *array.shape[1:]))
             for position, factor in enumerate(factors):
                 yield from slices(factor, dim, xp.moveaxis(opened, position, 0))
@@ -103,15 +104,11 @@ def by_norm(order: float) -> Criterion:
         total: Array = 0
         for each in weights:
             xp = array_namespace(each)
-            if each.ndim == 1:
-                size = xp.abs(each) if order else xp.astype(each != 0, each.dtype)
+            if each.ndim > 1:
+                size = to_numpy(xp.linalg.vector_norm(each, axis=others(each), ord=order))
             else:
-                size = xp.linalg.vector_norm(each, axis=others(each), ord=order)
-            size = to_numpy(size)
-            if order == float("inf"):
-                total = np.maximum(total, size)
-            else:
-                total = total + size ** (order or 1)
+                size = np.abs(to_numpy(each)) if order else to_numpy(each != 0)
+            total = np.maximum(total, size) if order == float("inf") else total + size ** (order or 1)
         return total ** (1 / order) if order and order != float("inf") else total
 
     return norm

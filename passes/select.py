@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil, gcd
 
 import numpy as np
@@ -53,19 +54,21 @@ def bundles(groups: Sequence[Group], multiples: Mapping[Dim, int], ties: Iterabl
         # What is tied to a width that cannot change cannot change either.
         if all(dim in free for dim in together):
             dims = sorted(together, key=free.__getitem__)
-            found.append(Bundle(tuple(dims), steps_of(dims, multiples)))
+            steps = steps_of(tuple(dim.size for dim in dims), tuple(multiples.get(dim, 1) for dim in dims))
+            found.append(Bundle(tuple(dims), steps))
     return [bundle for bundle in found if len(bundle.sizes) > 1]
 
 
-def steps_of(dims: Sequence[Dim], multiples: Mapping[Dim, int]) -> tuple[tuple[int, ...], ...]:
+@lru_cache(maxsize=1024)
+def steps_of(sizes: tuple[int, ...], multiples: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
     """All counts from whole to least: proportional, and multiples of what each dimension asks for."""
-    shared = gcd(*(dim.size for dim in dims))
-    sizes = [tuple(dim.size for dim in dims)]
+    shared = gcd(*sizes)
+    steps = [sizes]
     for part in range(shared - 1, 0, -1):
-        counts = tuple(dim.size * part // shared for dim in dims)
-        if all(count % multiples.get(dim, 1) == 0 for dim, count in zip(dims, counts, strict=True)):
-            sizes.append(counts)
-    return tuple(sizes)
+        counts = tuple(size * part // shared for size in sizes)
+        if all(count % multiple == 0 for count, multiple in zip(counts, multiples, strict=True)):
+            steps.append(counts)
+    return tuple(steps)
 
 
 def alignment(axes: Iterable[Axis], frozen: Mapping[Dim, object], align: int) -> dict[Dim, int]:

@@ -324,6 +324,16 @@ class System:
         return dim
 
 
+def variables(axis: Axis) -> Iterator[Dim]:
+    """The variables of an expanded axis, with repeats."""
+    match axis:
+        case Dim():
+            yield axis
+        case Product(inner) | Sum(inner):
+            for each in inner:
+                yield from variables(each)
+
+
 Kept = dict[Dim, Indices]
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -41,11 +40,23 @@ class Row:
     weights: tuple[tuple[int, ...], ...] = ()
     over: str = ""  # what the layer behind sums over: "channel" or "last"
     zero: bool = True  # what was removed is zero behind the operator: a bare sum over it changes nothing
+    why: str = ""  # part of the reason for which the width is frozen
     exact: bool = True  # False: statistics are taken over a prunable axis
 
     def each(self) -> Iterator[tuple[str, Row]]:
         for name in self.names.split():
             yield name, self
+
+
+class Total(nn.Module):
+    """The bare sum over an axis."""
+
+    def __init__(self, axis: int) -> None:
+        super().__init__()
+        self.axis = axis
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sum(self.axis)
 
 
 class Sandwich(nn.Module):
@@ -56,8 +67,7 @@ class Sandwich(nn.Module):
         packet = torch.ops.aten
         self.operator = getattr(packet, name if hasattr(packet, name) else f"{name}_")
         self.run = row.run
-        shape, first = FORMS[row.form]
-        self.first = first()
+        self.first = FORMS[row.form][1]()
         self.weights = nn.ParameterList(torch.randn(each) for each in row.weights)
         self.double()
         with torch.no_grad():
@@ -65,7 +75,7 @@ class Sandwich(nn.Module):
         over = row.over or ("last" if row.form in ("vector", "tokens", "ids") or given.dim() < 3 else "channel")
         axis = 1 if over == "channel" else given.dim() - 1
         if is_summed:
-            self.last = partial(torch.sum, dim=axis)
+            self.last = Total(axis)
         elif over == "channel":
             self.last = CONVOLUTIONS[given.dim()](given.shape[1], 5, 1)
         else:
@@ -94,8 +104,9 @@ def build(name: str, row: Row, is_summed: bool = False) -> tuple[Sandwich, Tenso
 
 
 def find_op(analysis: Analysis, name: str) -> Op:
-    """The last operator of that name, in place or not."""
-    found = [op for op in analysis.solution.graph.ops if op.name in (name, f"{name}_")]
+    """The last operator of that name, in place or not, between the layers."""
+    ops = analysis.solution.graph.ops
+    found = [op for op in ops if op.name in (name, f"{name}_") and op.where.module not in ("first", "last")]
     assert found, f"{name} is not in the graph: {[op.name for op in analysis.solution.graph.ops]}"
     return found[-1]
 
@@ -139,3 +150,309 @@ F64 = torch.float64
 INDEX = torch.tensor([2, 0, 3])
 GRID = torch.rand(2, 3, 3, 2, dtype=F64, generator=torch.Generator().manual_seed(2)) * 2 - 1
 GRID3 = torch.rand(2, 3, 3, 3, 3, dtype=F64, generator=torch.Generator().manual_seed(2)) * 2 - 1
+
+
+# fmt: off
+ROWS = (
+    Row("view reshape _unsafe_view _reshape_copy view_copy", lambda o, x: o(x, [2, 12, 16]), "2 a 4 4 -> 2 a (4 4)"),
+    Row("view reshape", lambda o, x: o(x, [2, -1]), "2 a 4 4 -> 2 (a 4 4)", zero=False),
+    Row("view reshape", lambda o, x: o(x, [2, 5, 3, 4]).sum(3), "2 5 (a b) -> 2 5 a b", "tokens"),
+    Row("flatten", lambda o, x: o(x, 1), "2 a 4 4 -> 2 (a 4 4)", zero=False),
+    Row("view_as reshape_as", lambda o, x: o(x, x.flatten(2)), "2 a 4 4 -> 2 a (4 4)"),
+    Row("unflatten", lambda o, x: o(x, 1, [3, 4]).sum(2), "2 (a b) 4 4 -> 2 a b 4 4"),
+    Row("pixel_shuffle", lambda o, x: o(x, 2), "2 (a 2 2) 4 4 -> 2 a (4 2) (4 2)"),
+    Row("pixel_unshuffle", lambda o, x: o(x, 2), "2 a (2 2) (2 2) -> 2 (a 2 2) 2 2", zero=False),
+    Row("channel_shuffle", lambda o, x: o(x, 3), "2 (3 a) 4 4 -> 2 (a 3) 4 4"),
+    Row("im2col", lambda o, x: o(x, [3, 3], [1, 1], [1, 1], [1, 1]), "2 a 4 4 -> 2 (a 9) 16"),
+    Row("col2im", lambda o, x: o(x, [3, 3], [2, 2], [1, 1], [0, 0], [1, 1]), "2 (a 4) 4 -> 2 a 3 3", "line"),
+    Row("permute", lambda o, x: o(x, [0, 2, 3, 1]), "2 a 4 4 -> 2 4 4 a", over="last"),
+    Row("transpose swapaxes swapdims movedim", lambda o, x: o(x, 1, 3), "2 a 4 4 -> 2 4 4 a", over="last"),
+    Row("t numpy_T mT adjoint", lambda o, x, w: x @ o(w), "a b -> b a", "vector", ((7, 12),)),
+    Row("unsqueeze", lambda o, x: o(x, 1).flatten(1, 2), "2 a 4 4 -> 2 1 a 4 4"),
+    Row("squeeze", lambda o, x: o(x[:, None], 1), "2 1 a 4 4 -> 2 a 4 4"),
+    # -- the same again
+    Row("contiguous clone detach detach_copy alias lift lift_fresh lift_fresh_copy resolve_conj resolve_neg positive "
+        "data",
+        lambda o, x: o(x), "2 a 4 4 -> 2 a 4 4"),
+    Row("dropout feature_dropout alpha_dropout", lambda o, x: o(x, 0.5, False), "2 a 4 4 -> 2 a 4 4"),
+    Row("native_dropout", lambda o, x: o(x, 0.5, False)[0], "2 a 4 4 -> 2 a 4 4, 2 a 4 4"),
+    Row("_to_copy", lambda o, x: o(x, dtype=F64), "2 a 4 4 -> 2 a 4 4"),
+    Row("to", lambda o, x: o(x, torch.float32).double(), "2 a 4 4 -> 2 a 4 4"),
+    Row("type_as", lambda o, x: o(x.float(), x), "2 a 4 4 -> 2 a 4 4"),
+    Row("fake_quantize_per_tensor_affine", lambda o, x: o(x.float(), 0.5, 0, -8, 7).double(), "2 a 4 4 -> 2 a 4 4"),
+    Row("requires_grad", lambda o, x: o(x.detach(), True), "2 a 4 4 -> 2 a 4 4"),
+    Row("bernoulli", lambda o, x: o((x > 0).double()), "2 a 4 4 -> 2 a 4 4"),
+    Row("empty_like", lambda o, x: o(x).copy_(x), "2 a 4 4 -> 2 a 4 4"),
+    Row("rand_like randn_like", lambda o, x: o(x) * 0 + x, "2 a 4 4 -> 2 a 4 4"),
+    Row("rand_like", lambda o, x: o(x).ceil() + x, "2 a 4 4 -> 2 a 4 4", zero=False),
+    Row("randn_like", lambda o, x: o(x).square().sign() + x, "2 a 4 4 -> 2 a 4 4", zero=False),
+    Row("zeros_like", lambda o, x: o(x) + x, "2 a 4 4 -> 2 a 4 4"),
+    Row("ones_like", lambda o, x: o(x) + x, "2 a 4 4 -> 2 a 4 4", zero=False),
+    Row("ones_like", lambda o, x: o(x) * x, "2 a 4 4 -> 2 a 4 4"),
+    Row("full_like", lambda o, x: o(x, 2.0) * x, "2 a 4 4 -> 2 a 4 4"),
+    Row("zeros ones", lambda o, x: o([2, 12, 4, 4], dtype=F64) * x, " -> 2 a 4 4"),
+    Row("zeros", lambda o, x: o([2, 12, 4, 4], dtype=F64) + x, " -> 2 a 4 4"),
+    Row("ones", lambda o, x: o([2, 12, 4, 4], dtype=F64) + x, " -> 2 a 4 4", zero=False),
+    Row("full", lambda o, x: o([2, 12, 4, 4], 2.0, dtype=F64) * x, " -> 2 a 4 4"),
+    Row("empty", lambda o, x: o([2, 12, 4, 4], dtype=F64).fill_(2.0) * x, " -> 2 a 4 4"),
+    Row("new_zeros new_ones", lambda o, x: o(x, [2, 12, 4, 4]) * x, " -> 2 a 4 4"),
+    Row("new_full", lambda o, x: o(x, [2, 12, 4, 4], 2.0) * x, " -> 2 a 4 4"),
+    Row("new_empty", lambda o, x: o(x, [2, 12, 4, 4]).fill_(2.0) * x, " -> 2 a 4 4"),
+    Row("zero_", lambda o, x: o(x.clone()) + x, "2 a 4 4 -> 2 a 4 4"),
+    Row("fill_", lambda o, x: o(x.clone(), 2.0) + x, "2 a 4 4 -> 2 a 4 4", zero=False),
+    Row("fill_", lambda o, x: o(x.clone(), 2.0) * x, "2 a 4 4 -> 2 a 4 4"),
+    # -- parts
+    Row("cat concat concatenate", lambda o, x: o([x, x.relu()], 1), "2 a 4 4, 2 a 4 4 -> 2 (a + a) 4 4"),
+    Row("cat", lambda o, x: o([x[:, :, :2], x], 2), "2 a 2 4, 2 a (2 + 2) 4 -> 2 a (2 + 2 + 2) 4"),
+    Row("stack", lambda o, x: o([x, x.relu()], 1).flatten(1, 2), "2 a 4 4, 2 a 4 4 -> 2 2 a 4 4", zero=False),
+    Row("split unsafe_split split_copy", lambda o, x: torch.cat(o(x, 5, 1)[::-1], 1),
+        "2 (a + b + c) 4 4 -> 2 a 4 4, 2 b 4 4, 2 c 4 4"),
+    Row("chunk unsafe_chunk tensor_split", lambda o, x: sum(o(x, 3, 1)),
+        "2 (a + a + a) 4 4 -> 2 a 4 4, 2 a 4 4, 2 a 4 4"),
+    Row("tensor_split", lambda o, x: torch.cat(o(x, 5, 1)[1:], 1),
+        "2 (a + b + c + d + e) 4 4 -> 2 a 4 4, 2 b 4 4, 2 c 4 4, 2 d 4 4, 2 e 4 4"),
+    Row("split_with_sizes split_with_sizes_copy", lambda o, x: torch.cat(o(x, [4, 8], 1)[::-1], 1),
+        "2 (a + b) 4 4 -> 2 a 4 4, 2 b 4 4"),
+    Row("unbind", lambda o, x: torch.mul(*o(x, 3)[:2]), "2 a 4 4 -> 2 a 4, 2 a 4, 2 a 4, 2 a 4"),
+    Row("unbind", lambda o, x: o(x.unflatten(1, (2, 6)), 1)[1], "2 2 a 4 4 -> 2 a 4 4, 2 a 4 4"),
+    Row("slice slice_copy", lambda o, x: o(x, 1, 2, 9), "2 (a + b + c) 4 4 -> 2 b 4 4"),
+    Row("slice", lambda o, x: o(x, 1, -9, -2), "2 (a + b + c) 4 4 -> 2 b 4 4"),
+    Row("slice", lambda o, x: o(x, 1, 0, 12, 3), "2 (a 3) 4 4 -> 2 a 4 4"),
+    Row("slice", lambda o, x: o(x, 3, 1, 9), "2 a 4 (1 + 3) -> 2 a 4 3"),
+    Row("narrow", lambda o, x: o(x, 1, 2, 7), "2 (a + b + c) 4 4 -> 2 b 4 4"),
+    Row("select select_copy", lambda o, x: o(x, 3, 1), "2 a 4 (1 + 1 + 2) -> 2 a 4"),
+    Row("select", lambda o, x: o(x, 1, 3)[:, None], "2 (a + 1 + b) 4 4 -> 2 4 4"),
+    Row("expand broadcast_to expand_copy", lambda o, x: o(x[:, :, None, None], [2, 12, 3, 3]),
+        "2 a 1 1 -> 2 a 3 3", "vector", over="channel"),
+    Row("expand", lambda o, x: o(x.sum(1, True), [2, 6, 4, 4]), "2 1 4 4 -> 2 a 4 4", zero=False),
+    Row("expand_as", lambda o, x: o(x.mean((2, 3), True), x), "2 a 1 1, 2 a 4 4 -> 2 a 4 4", zero=False),
+    Row("expand_as", lambda o, x: o(x.mean(1, True), x) * x, "2 1 4 4, 2 a 4 4 -> 2 a 4 4", exact=False),
+    Row("repeat tile", lambda o, x: o(x, [1, 2, 1, 1]), "2 a 4 4 -> 2 (b a) 4 4"),
+    Row("repeat tile", lambda o, x: o(x, [3, 1, 1, 1]), "2 a 4 4 -> (3 2) a 4 4"),
+    Row("repeat tile", lambda o, x: o(x[:, None], [1, 4, 1])[:, 1:], "2 1 a -> 2 (1 + 3) a", "vector"),
+    Row("repeat", lambda o, x, w: o(w, [2, 1]) * x, "a -> 2 a", "vector", ((12,),)),
+    Row("repeat_interleave", lambda o, x: o(x, 2, 1), "2 a 4 4 -> 2 (a b) 4 4"),
+    Row("pad", lambda o, x: o(x, [1, 1, 1, 1]), "2 a 4 4 -> 2 a (1 + 4 + 1) (1 + 4 + 1)"),
+    Row("pad", lambda o, x: o(x, [1, 1, 1, 1], "reflect"), "2 a 4 4 -> 2 a 6 6"),
+    Row("pad constant_pad_nd", lambda o, x: o(x, [0, 0, 0, 0, 2, 3]), "2 a 4 4 -> 2 (b + a + c) 4 4"),
+    Row("constant_pad_nd", lambda o, x: o(x, [0, 0, 0, 0, 2, 3], 1.5), "2 a 4 4 -> 2 (b + a + c) 4 4", zero=False),
+    Row("constant_pad_nd", lambda o, x: o(x, [0, 0, 0, 0, -2, 3]),
+        "2 12 4 4 -> 2 13 4 4", why="constant_pad_nd mixes its positions"),
+    Row("reflection_pad1d replication_pad1d", lambda o, x: o(x, [1, 1]), "2 a 4 -> 2 a 6", "line"),
+    Row("reflection_pad2d replication_pad2d", lambda o, x: o(x, [1, 1, 1, 1]), "2 a 4 4 -> 2 a 6 6"),
+    # -- taken over an axis
+    Row("softmax log_softmax _safe_softmax", lambda o, x: o(x, 2), "2 a 4 4 -> 2 a 4 4", zero=False),
+    Row("softmax log_softmax _safe_softmax", lambda o, x: o(x, 1), "2 12 4 4 -> 2 12 4 4", why="is taken over it"),
+    Row("_softmax _log_softmax", lambda o, x: o(x, 2, False), "2 a 4 4 -> 2 a 4 4", zero=False),
+    Row("_softmax _log_softmax", lambda o, x: o(x, 1, False), "2 12 4 4 -> 2 12 4 4", why="is taken over it"),
+    Row("cumsum cumprod", lambda o, x: o(x, 2), "2 a 4 4 -> 2 a 4 4"),
+    Row("logcumsumexp", lambda o, x: o(x, 2), "2 a 4 4 -> 2 a 4 4", zero=False),
+    Row("cumsum cumprod logcumsumexp", lambda o, x: o(x, 1), "2 12 4 4 -> 2 12 4 4", why="orders its positions"),
+    Row("cummax", lambda o, x: o(x, 2)[0], "2 a 4 4 -> 2 a 4 4, 2 a 4 4"),
+    Row("roll", lambda o, x: o(x, [1], [2]), "2 a 4 4 -> 2 a 4 4"),
+    Row("roll", lambda o, x: o(x, [1], [1]), "2 12 4 4 -> 2 12 4 4", why="roll orders its positions"),
+    Row("flip", lambda o, x: o(x, [2]), "2 a 4 4 -> 2 a 4 4"),
+    Row("flip", lambda o, x: o(x, [1]), "2 12 4 4 -> 2 12 4 4", why="flip orders its positions"),
+    Row("tril triu", lambda o, x: o(x), "2 12 4 4 -> 2 12 4 4", why="orders its positions"),
+    Row("rot90", lambda o, x: o(x, 1, [2, 3]), "2 a 4 4 -> 2 a 4 4"),
+    Row("sort", lambda o, x: o(x, 2)[0], "2 a 4 4 -> 2 a 4 4, 2 a 4 4", zero=False),
+    Row("argsort", lambda o, x: o(x, 2).double() * x, "2 a 4 4 -> 2 a 4 4"),
+    Row("topk", lambda o, x: o(x, 2, 2)[0], "2 a 4 4 -> 2 a 2 4, 2 a 2 4", zero=False),
+    Row("kthvalue", lambda o, x: o(x, 2, 2)[0],
+        "2 12 4 4 -> 2 12 4, 2 12 4", why="the rule for 'route' does not fit"),
+    # -- positions
+    Row("max_pool1d avg_pool1d", lambda o, x: o(x, [2]), "2 a 4 -> 2 a 2", "line"),
+    Row("max_pool2d avg_pool2d", lambda o, x: o(x, [2, 2]), "2 a 4 4 -> 2 a 2 2"),
+    Row("max_pool3d avg_pool3d", lambda o, x: o(x, [2, 2, 2]), "2 a 4 4 4 -> 2 a 2 2 2", "volume"),
+    Row("max_pool1d_with_indices", lambda o, x: o(x, [2])[0], "2 a 4 -> 2 a 2, 2 a 2", "line"),
+    Row("max_pool2d_with_indices", lambda o, x: o(x, [2, 2])[0], "2 a 4 4 -> 2 a 2 2, 2 a 2 2"),
+    Row("max_pool3d_with_indices", lambda o, x: o(x, [2, 2, 2])[0], "2 a 4 4 4 -> 2 a 2 2 2, 2 a 2 2 2", "volume"),
+    Row("adaptive_avg_pool1d", lambda o, x: o(x, [2]), "2 a 4 -> 2 a 2", "line"),
+    Row("adaptive_avg_pool2d _adaptive_avg_pool2d", lambda o, x: o(x, [2, 2]), "2 a 4 4 -> 2 a 2 2"),
+    Row("adaptive_avg_pool3d _adaptive_avg_pool3d", lambda o, x: o(x, [2, 2, 2]), "2 a 4 4 4 -> 2 a 2 2 2", "volume"),
+    Row("adaptive_max_pool1d", lambda o, x: o(x, [2])[0], "2 a 4 -> 2 a 2, 2 a 2", "line"),
+    Row("adaptive_max_pool2d", lambda o, x: o(x, [2, 2])[0], "2 a 4 4 -> 2 a 2 2, 2 a 2 2"),
+    Row("adaptive_max_pool3d", lambda o, x: o(x, [2, 2, 2])[0], "2 a 4 4 4 -> 2 a 2 2 2, 2 a 2 2 2", "volume"),
+    Row("fractional_max_pool2d", lambda o, x: o(x, [2, 2], [2, 2], torch.full((2, 12, 2), 0.3, dtype=F64))[0],
+        "2 12 4 4 -> 2 12 2 2, 2 12 2 2"),
+    Row("fractional_max_pool3d", lambda o, x: o(x, [2] * 3, [2] * 3, torch.full((2, 12, 3), 0.3, dtype=F64))[0],
+        "2 12 4 4 4 -> 2 12 2 2 2, 2 12 2 2 2", "volume"),
+    Row("upsample_nearest1d _upsample_nearest_exact1d", lambda o, x: o(x, [8]), "2 a 4 -> 2 a 8", "line"),
+    Row("upsample_nearest2d _upsample_nearest_exact2d", lambda o, x: o(x, [8, 8]), "2 a 4 4 -> 2 a 8 8"),
+    Row("upsample_nearest3d _upsample_nearest_exact3d", lambda o, x: o(x, [8, 8, 8]),
+        "2 a 4 4 4 -> 2 a 8 8 8", "volume"),
+    Row("upsample_linear1d", lambda o, x: o(x, [8], False), "2 a 4 -> 2 a 8", "line"),
+    Row("upsample_bilinear2d upsample_bicubic2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa",
+        lambda o, x: o(x, [8, 8], False), "2 a 4 4 -> 2 a 8 8"),
+    Row("upsample_trilinear3d", lambda o, x: o(x, [8, 8, 8], False), "2 a 4 4 4 -> 2 a 8 8 8", "volume"),
+    Row("grid_sampler grid_sampler_2d", lambda o, x: o(x, GRID, 0, 0, False), "2 a 4 4, 2 3 3 2 -> 2 a 3 3"),
+    Row("grid_sampler_3d", lambda o, x: o(x, GRID3, 0, 0, False), "2 a 4 4 4, 2 3 3 3 3 -> 2 a 3 3 3", "volume"),
+    # -- by index
+    Row("embedding", lambda o, x, w: o(w, x), "10 a, 2 5 -> 2 5 a", "ids", ((10, 12),)),
+    Row("index_select", lambda o, x: o(x, 2, INDEX), "2 a 4 4, 3 -> 2 a 3 4"),
+    Row("index_select", lambda o, x: o(x, 1, INDEX), "2 12 4 4, 3 -> 2 3 4 4", why="index_select reads it by index"),
+    Row("index", lambda o, x: o(x, [None, None, INDEX]), "2 a 4 4, 3 -> 2 a 3 4"),
+    Row("index", lambda o, x: o(x, [None, INDEX]), "2 12 4 4, 3 -> 2 3 4 4", why="index reads it by index"),
+    Row("index", lambda o, x: o(x, [None, None, INDEX, INDEX]), "2 a 4 4, 3, 3 -> 2 a 3"),
+    Row("index", lambda o, x: o(x.permute(0, 2, 1, 3), [INDEX[1:2] * 0, None, None, INDEX]),
+        "2 4 a 4, 1, (1 + 1 + 1) -> (1 + 1 + 1) 4 a", over="last"),
+    Row("gather", lambda o, x: o(x, 2, x.argsort(2)), "2 a 4 4, 2 a 4 4 -> 2 a 4 4", zero=False),
+    Row("take_along_dim", lambda o, x: o(x, x.argsort(2), 2), "2 a 4 4, 2 a 4 4 -> 2 a 4 4", zero=False),
+    # -- products
+    Row("linear", lambda o, x, w, b: o(x, w, b), "2 5 a, b a, b -> 2 5 b", "tokens", ((7, 12), (7,))),
+    Row("bilinear", lambda o, x, w, b: o(x, x[:, :5], w, b),
+        "2 (a + b), 2 a, c (a + b) a, c -> 2 c", "vector", ((7, 12, 5), (7,))),
+    Row("conv1d", lambda o, x, w, b: o(x, w, b, [1], [1]), "2 a 4, b a 3, b -> 2 b 4", "line", ((7, 12, 3), (7,))),
+    Row("conv2d", lambda o, x, w, b: o(x, w, b, [1], [1]),
+        "2 a 4 4, b a 3 3, b -> 2 b 4 4", "image", ((7, 12, 3, 3), (7,))),
+    Row("conv2d", lambda o, x, w, b: o(x, w, b, [1], [1], [1], 3),
+        "2 (a b) 4 4, (a c) b 3 3, (a c) -> 2 (a c) 4 4", "image", ((6, 4, 3, 3), (6,))),
+    Row("conv2d", lambda o, x, w, b: o(x, w, b, [1], [1], [1], 12),
+        "2 a 4 4, (a b) 1 3 3, (a b) -> 2 (a b) 4 4", "image", ((24, 1, 3, 3), (24,))),
+    Row("conv3d", lambda o, x, w, b: o(x, w, b, [1], [1]),
+        "2 a 4 4 4, b a 3 3 3, b -> 2 b 4 4 4", "volume", ((7, 12, 3, 3, 3), (7,))),
+    Row("convolution", lambda o, x, w, b: o(x, w, b, [1, 1], [1, 1], [1, 1], False, [0, 0], 3),
+        "2 (a b) 4 4, (a c) b 3 3, (a c) -> 2 (a c) 4 4", "image", ((6, 4, 3, 3), (6,))),
+    Row("convolution", lambda o, x, w, b: o(x, w, b, [2, 2], [1, 1], [1, 1], True, [0, 0], 3),
+        "2 (a b) 4 4, (a b) c 3 3, (a c) -> 2 (a c) 7 7", "image", ((12, 2, 3, 3), (6,))),
+    Row("conv_transpose1d", lambda o, x, w, b: o(x, w, b, [2]), "2 a 4, a b 2, b -> 2 b 8", "line", ((12, 7, 2), (7,))),
+    Row("conv_transpose2d", lambda o, x, w, b: o(x, w, b, [2]),
+        "2 a 4 4, a b 2 2, b -> 2 b 8 8", "image", ((12, 7, 2, 2), (7,))),
+    Row("conv_transpose2d", lambda o, x, w, b: o(x, w, b, [2], [0], [0], 3),
+        "2 (a b) 4 4, (a b) c 2 2, (a c) -> 2 (a c) 8 8", "image", ((12, 2, 2, 2), (6,))),
+    Row("conv_transpose3d", lambda o, x, w, b: o(x, w, b, [2]),
+        "2 a 4 4 4, a b 2 2 2, b -> 2 b 8 8 8", "volume", ((12, 7, 2, 2, 2), (7,))),
+    Row("matmul", lambda o, x, w: o(x, w), "2 5 a, a b -> 2 5 b", "tokens", ((12, 7),)),
+    Row("matmul", lambda o, x, w: o(x, w)[..., None], "2 5 a, a -> 2 5", "tokens", ((12,),)),
+    Row("matmul", lambda o, x, w: o(w, x.sum(0).flatten()), "a b, b -> a", "vector", ((7, 12),)),
+    Row("mm", lambda o, x, w: o(x, w), "2 a, a b -> 2 b", "vector", ((12, 7),)),
+    Row("bmm", lambda o, x: o(x, x.relu().transpose(1, 2)), "2 5 a, 2 a 5 -> 2 5 5", "tokens"),
+    Row("mv", lambda o, x, w: o(w, x.sum(0)), "a b, b -> a", "vector", ((7, 12),)),
+    Row("dot", lambda o, x, w: o(x.sum(0), w).reshape(1), "a, a -> ", "vector", ((12,),)),
+    Row("addmm", lambda o, x, w, b: o(b, x, w), "2 a, a b, b -> 2 b", "vector", ((12, 7), (7,))),
+    Row("addmm", lambda o, x, w, b: o(b, x, w), "2 a, a b, 2 1 -> 2 b", "vector", ((12, 7), (2, 1)), zero=False),
+    Row("baddbmm", lambda o, x, w, b: o(b, x, w), "2 5 a, 2 a b, 2 5 b -> 2 5 b", "tokens", ((2, 12, 7), (2, 5, 7))),
+    Row("addbmm", lambda o, x, w, b: o(b, x, w),
+        "5 7, 2 5 12, 2 12 7 -> 5 7", "tokens", ((2, 12, 7), (5, 7)), why="no rule for 'addbmm'"),
+    Row("addmv", lambda o, x, w, b: o(b, w, x.sum(0)),
+        "7, 7 12, 12 -> 7", "vector", ((7, 12), (7,)), why="no rule for 'addmv'"),
+    Row("einsum", lambda o, x, w: o("bchw,dc->bdhw", [x, w]), "2 a 4 4, b a -> 2 b 4 4", "image", ((7, 12),)),
+    Row("einsum", lambda o, x, w: o("...c,dc", [x, w]), "2 a, b a -> 2 b", "vector", ((7, 12),)),
+    Row("einsum", lambda o, x, w: o("bc,cc->bc", [x, w]),
+        "2 12, 12 12 -> 2 12", "vector", ((12, 12),), why="einsum with a repeated index (a diagonal)"),
+    Row("scaled_dot_product_attention", attended, "2 a 5 b, 2 a 5 b, 2 a 5 c, - -> 2 a 5 c", "tokens", ((12, 12),) * 3),
+    # -- normalisations
+    Row("batch_norm", lambda o, x, w, b, m, v: o(x, w, b, m, v.exp(), False, 0.1, 1e-5, False),
+        "2 a 4 4, a, a, a, a -> 2 a 4 4", "image", ((12,),) * 4),
+    Row("native_batch_norm", lambda o, x, w, b, m, v: o(x, w, b, m, v.exp(), False, 0.1, 1e-5)[0],
+        "2 12 4 4, 12, 12, 12, 12 -> 2 12 4 4, 12, 12", "image", ((12,),) * 4,
+        why="the rule for 'batch_norm' does not fit"),
+    Row("_native_batch_norm_legit_no_training", lambda o, x, w, b, m, v: o(x, w, b, m, v.exp(), 0.1, 1e-5)[0],
+        "2 12 4 4, 12, 12, 12, 12 -> 2 12 4 4, 12, 12", "image", ((12,),) * 4,
+        why="the rule for 'batch_norm' does not fit"),
+    Row("batch_norm", lambda o, x, m, v: o(x, None, None, m, v.exp(), False, 0.1, 1e-5, False),
+        "2 a 4 4, -, -, a, a -> 2 a 4 4", "image", ((12,),) * 2, zero=False),
+    Row("batch_norm", lambda o, x, m, v: o(x.abs() + 1, None, None, m, v.exp(), False, 0.1, 1e-5, False),
+        "2 a 4 4, -, -, a, a -> 2 a 4 4", "image", ((12,),) * 2, zero=False),
+    Row("instance_norm", lambda o, x, w, b: o(x, w, b, None, None, True, 0.1, 1e-5, False),
+        "2 a 4 4, a, a, -, - -> 2 a 4 4", "image", ((12,),) * 2),
+    Row("instance_norm", lambda o, x, w, b, m, v: o(x, w, b, m, v.exp(), False, 0.1, 1e-5, False),
+        "2 a 4 4, a, a, a, a -> 2 a 4 4", "image", ((12,),) * 4),
+    Row("layer_norm", lambda o, x, w, b: o(x, [12], w, b), "2 5 a, a, a -> 2 5 a", "tokens", ((12,),) * 2, exact=False),
+    Row("layer_norm", lambda o, x: o(x, [12]), "2 5 a, -, - -> 2 5 a", "tokens", exact=False, zero=False),
+    Row("layer_norm", lambda o, x, w, b: o(x, [12, 4, 4], w, b),
+        "2 a 4 4, a 4 4, a 4 4 -> 2 a 4 4", "image", ((12, 4, 4),) * 2, exact=False),
+    Row("rms_norm", lambda o, x, w: o(x, [12], w, 1e-6), "2 5 a, a -> 2 5 a", "tokens", ((12,),), exact=False),
+    Row("group_norm", lambda o, x, w, b: o(x, 3, w, b),
+        "2 (a b) 4 4, (a b), (a b) -> 2 (a b) 4 4", "image", ((12,),) * 2, exact=False),
+    Row("group_norm", lambda o, x: o(x, 3), "2 (a b) 4 4, -, - -> 2 (a b) 4 4", "image", exact=False, zero=False),
+    Row("_weight_norm_interface", lambda o, x, v, g: x @ o(v, g, 0)[0].t(),
+        "a b, a 1 -> a b, a 1", "vector", ((7, 12), (7, 1))),
+    # -- reductions
+    Row("sum nansum", lambda o, x: o(x, [2]), "2 a 4 4 -> 2 a 4"),
+    Row("sum nansum count_nonzero", lambda o, x: o(x, [1])[:, None].double(), "2 a 4 4 -> 2 4 4"),
+    Row("sum nansum", lambda o, x: o(x + 1.0, [1])[:, None].double(), "2 12 4 4 -> 2 4 4", why="is taken over it"),
+    Row("count_nonzero", lambda o, x: o(x, [2]).double() * x[:, :, 0], "2 a (1 + 3) 4 -> 2 a 4"),
+    Row("linalg_vector_norm norm", lambda o, x: o(x, 2, [2]), "2 a 4 4 -> 2 a 4"),
+    Row("linalg_vector_norm norm", lambda o, x: o(x, 2, [1], True), "2 a 4 4 -> 2 1 4 4"),
+    Row("linalg_vector_norm norm", lambda o, x: o(x, -float("inf"), [1], True), "2 a 4 4 -> 2 1 4 4"),
+    Row("mean var std", lambda o, x: o(x, [2]), "2 a 4 4 -> 2 a 4"),
+    Row("mean", lambda o, x: o(x, [1], True), "2 a 4 4 -> 2 1 4 4", exact=False),
+    Row("var std", lambda o, x: o(x, [1], True, True), "2 a 4 4 -> 2 1 4 4", exact=False),
+    Row("var_mean std_mean", lambda o, x: torch.add(*o(x, [2])), "2 a 4 4 -> 2 a 4, 2 a 4"),
+    Row("var_mean std_mean", lambda o, x: torch.add(*o(x, [1], True, True)),
+        "2 a 4 4 -> 2 1 4 4, 2 1 4 4", exact=False),
+    Row("amax amin", lambda o, x: o(x, [2]), "2 a 4 4 -> 2 a 4"),
+    Row("logsumexp", lambda o, x: o(x, [2]), "2 a 4 4 -> 2 a 4", zero=False),
+    Row("amax amin logsumexp", lambda o, x: o(x, [1], True), "2 12 4 4 -> 2 1 4 4", why="is taken over it"),
+    Row("max min median", lambda o, x: o(x, 2)[0], "2 a 4 4 -> 2 a 4, 2 a 4"),
+    Row("max min median", lambda o, x: o(x, 1, True)[0], "2 12 4 4 -> 2 1 4 4, 2 1 4 4", why="is taken over it"),
+    Row("max min", lambda o, x: o(x, x.flip(3)), "2 a 4 4, 2 a 4 4 -> 2 a 4 4"),
+    Row("prod", lambda o, x: o(x, 2), "2 a 4 4 -> 2 a 4"),
+    Row("prod", lambda o, x: o(x, 1, True), "2 12 4 4 -> 2 1 4 4", why="prod is taken over it"),
+    Row("all any", lambda o, x: o(x > 0, 2).double(), "2 a 4 4 -> 2 a 4"),
+    Row("all any", lambda o, x: o(x < 1, 2).double(), "2 a 4 4 -> 2 a 4", zero=False),
+    Row("argmax argmin", lambda o, x: o(x, 2).double(), "2 a 4 4 -> 2 a 4"),
+    Row("argmax argmin", lambda o, x: o(x, 1, True).double(), "2 12 4 4 -> 2 1 4 4", why="is taken over it"),
+    Row("aminmax", lambda o, x: torch.add(*o(x, dim=2)), "2 a 4 4 -> 2 a 4, 2 a 4"),
+    Row("aminmax", lambda o, x: torch.add(*o(x, dim=1, keepdim=True)),
+        "2 12 4 4 -> 2 1 4 4, 2 1 4 4", why="aminmax is taken over it"),
+    # -- recurrent
+    Row("lstm", lambda o, x, *w: o(x, states(x, 8, 2), list(w), True, 1, 0.0, False, False, True)[0],
+        "2 5 a, 1 b c, 1 d c, (4 c) a, (4 c) c, (4 c), (4 c) -> 2 5 c, 1 2 c, 1 2 c", "tokens", ((32, 12), (32, 8),
+        (32,), (32,))),
+    Row("lstm",
+        lambda o, x, *w: o(x, [x.new_zeros(1, 2, 4), x.new_zeros(1, 2, 8)], list(w), True, 1, 0.0, False, False,
+        True)[0],
+        "2 5 a, 1 b c, 1 d e, (4 e) a, (4 e) c, (4 e), (4 e), c e -> 2 5 c, 1 2 c, 1 2 e", "tokens", ((32, 12), (32,
+        4), (32,), (32,), (4, 8))),
+    Row("gru", lambda o, x, *w: o(x, *states(x, 8), list(w), True, 1, 0.0, False, False, True)[0],
+        "2 5 a, 1 b c, (3 c) a, (3 c) c, (3 c), (3 c) -> 2 5 c, 1 2 c", "tokens", ((24, 12), (24, 8), (24,), (24,))),
+    Row("gru", lambda o, x, *w: o(x, x.new_zeros(4, 2, 8), list(w), False, 2, 0.0, False, True, True)[0],
+ 
+              "2 5 a, b c d, (3 d) a, (3 d) d, (3 d) a, (3 d) d, (3 d) (d + d), (3 d) d, (3 d) (d + d), (3 d) d "
+        "-> 2 5 (d + d), 4 2 d", "tokens", ((24, 12), (24, 8)) * 2 + ((24, 16), (24, 8)) * 2),
+    Row("rnn_tanh rnn_relu", lambda o, x, *w: o(x, *states(x, 8), list(w), True, 1, 0.0, False, False, True)[0],
+        "2 5 a, 1 b c, c a, c c, c, c -> 2 5 c, 1 2 c", "tokens", ((8, 12), (8, 8), (8,), (8,))),
+    Row("lstm_cell", lambda o, x, *w: o(x, [x.new_zeros(2, 8), x.new_zeros(2, 8)], *w)[0],
+        "2 a, b c, d c, (4 c) a, (4 c) c, (4 c), (4 c) -> 2 c, 2 c", "vector", ((32, 12), (32, 8), (32,), (32,))),
+    Row("gru_cell", lambda o, x, *w: o(x, x.new_zeros(2, 8), *w),
+        "2 a, b c, (3 c) a, (3 c) c, (3 c), (3 c) -> 2 c", "vector", ((24, 12), (24, 8), (24,), (24,))),
+    Row("rnn_tanh_cell rnn_relu_cell", lambda o, x, *w: o(x, x.new_zeros(2, 8), *w),
+        "2 a, b c, c a, c c, c, c -> 2 c", "vector", ((8, 12), (8, 8), (8,), (8,))),
+    # -- position by position
+    Row("prelu", lambda o, x, w: o(x, w), "2 a 4 4, a -> 2 a 4 4", "image", ((12,),)),
+    Row("_prelu_kernel", lambda o, x, w: o(x, w), "2 a 4 4, 1 b 1 1 -> 2 a 4 4", "image", ((1, 12, 1, 1),)),
+    Row("copy_", lambda o, x: o(torch.empty_like(x), x), "2 a 4 4, 2 a 4 4 -> 2 a 4 4"),
+    Row("copy_", lambda o, x: o(x.clone(), x + 1.0), "2 a 4 4, 2 a 4 4 -> 2 a 4 4", zero=False),
+    Row("lerp", lambda o, x: o(x, x * 2, 0.3), "2 a 4 4, 2 a 4 4 -> 2 a 4 4"),
+    Row("where", lambda o, x: o(x > 0, x, x * 2), "2 a 4 4, 2 a 4 4, 2 a 4 4 -> 2 a 4 4", zero=False),
+    Row("where", lambda o, x: o(x > 0, x, torch.ones((), dtype=F64)), "2 a 4 4, 2 a 4 4,  -> 2 a 4 4", zero=False),
+    Row("masked_fill", lambda o, x: o(x, x > 0, 0.5), "2 a 4 4, 2 a 4 4 -> 2 a 4 4", zero=False),
+    Row("masked_fill", lambda o, x: o(x, x < 0.5, 0.5), "2 a 4 4, 2 a 4 4 -> 2 a 4 4", zero=False),
+    Row("clamp hardtanh", lambda o, x: o(x, -0.5, 0.5), "2 a 4 4 -> 2 a 4 4"),
+    Row("clamp hardtanh", lambda o, x: o(x, 0.25, 0.5), "2 a 4 4 -> 2 a 4 4", zero=False),
+    Row("threshold", lambda o, x: o(x, 0.1, 0.0), "2 a 4 4 -> 2 a 4 4"),
+    Row("threshold", lambda o, x: o(x, 0.1, 2.0), "2 a 4 4 -> 2 a 4 4", zero=False),
+    Row("addcmul", lambda o, x: o(x, x, x), "2 a 4 4, 2 a 4 4, 2 a 4 4 -> 2 a 4 4"),
+    Row("addcdiv", lambda o, x: o(x, x, x.exp()), "2 a 4 4, 2 a 4 4, 2 a 4 4 -> 2 a 4 4"),
+    Row("nan_to_num relu6 hardswish", lambda o, x: o(x), "2 a 4 4 -> 2 a 4 4"),
+    Row("hardsigmoid", lambda o, x: o(x), "2 a 4 4 -> 2 a 4 4", zero=False),
+    Row("heaviside", lambda o, x: o(x, x), "2 a 4 4, 2 a 4 4 -> 2 a 4 4"),
+    Row("logical_not", lambda o, x: o(x).double(), "2 a 4 4 -> 2 a 4 4", zero=False),
+    Row("bitwise_not", lambda o, x: o(x > 0).double(), "2 a 4 4 -> 2 a 4 4", zero=False),
+    Row("bitwise_not", lambda o, x: o(x > 0).double() * x, "2 a 4 4 -> 2 a 4 4"),
+    # -- pointwise by torch's own tag
+    Row("relu_ sin tanh expm1", lambda o, x: o(x), "2 a 4 4 -> 2 a 4 4"),
+    Row("exp cos", lambda o, x: o(x), "2 a 4 4 -> 2 a 4 4", zero=False),
+    Row("add_ sub", lambda o, x: o(x, x.relu()), "2 a 4 4, 2 a 4 4 -> 2 a 4 4"),
+    Row("add", lambda o, x: o(x, 1.0), "2 a 4 4 -> 2 a 4 4", zero=False),
+    Row("mul", lambda o, x: o(x, x.exp()), "2 a 4 4, 2 a 4 4 -> 2 a 4 4"),
+    Row("mul", lambda o, x: o(x, x.sum(1, True)), "2 a 4 4, 2 1 4 4 -> 2 a 4 4"),
+    Row("mul", lambda o, x: o(x, x.sigmoid().mean((2, 3), True)), "2 a 4 4, 2 a 1 1 -> 2 a 4 4"),
+    Row("div", lambda o, x: o(x, x.exp()), "2 a 4 4, 2 a 4 4 -> 2 a 4 4"),
+    Row("pow", lambda o, x: o(x, 2), "2 a 4 4 -> 2 a 4 4"),
+    Row("pow", lambda o, x: o(x, 0), "2 a 4 4 -> 2 a 4 4", zero=False),
+    Row("gelu silu", lambda o, x: o(x), "2 a 4 4 -> 2 a 4 4"),
+    Row("softplus", lambda o, x: o(x), "2 a 4 4 -> 2 a 4 4", zero=False),
+)

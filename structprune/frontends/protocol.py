@@ -20,6 +20,10 @@ class Constraints:
     ties: list[Tie] = field(default_factory=list)
     frozen: dict[Dim, str] = field(default_factory=dict)
 
+    @property
+    def count(self) -> int:
+        return len(self.ties) + len(self.frozen)
+
 
 Choose = Callable[[Constraints], Kept]
 

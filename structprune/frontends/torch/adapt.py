@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from structprune.axis import Axis, Dim, Product, Sum, kept_size
+from structprune.axis import Axis, Dim, Product, Sum
 from structprune.errors import UnsupportedRatio
 from structprune.frontends.protocol import Choose, Constraints
 from structprune.frontends.torch.capture import raised_at, record
@@ -60,13 +60,14 @@ class Adapter:
 
     def adapt(self, choose: Choose) -> Adapted:
         """Try, learn from the first difference, and try again."""
-        reason = ""
+        reason, kept, known = "", choose(self.constraints), self.constraints.count
+        # Code that was given sizes which change most often holds them in attributes.
+        self.widened = self.types_given_sizes(Rewrite(self.solution, kept))
         for _ in range(ATTEMPTS):
             try:
-                kept = choose(self.constraints)
+                if known != self.constraints.count:
+                    kept, known = choose(self.constraints), self.constraints.count
             except UnsupportedRatio as error:
-                if not reason:
-                    raise
                 return Adapted(None, reason=f"{reason}; without the widths it holds, {error}")
             rewrite = Rewrite(self.solution, kept)
             sizes = self.sizes(rewrite)
@@ -119,6 +120,24 @@ class Adapter:
             self.widen(found, rewrite)
         return found
 
+    def types_given_sizes(self, rewrite: Rewrite) -> set[type]:
+        """The modules, and the two around each, whose code reshapes to sizes that change."""
+        names = {
+            op.where.module
+            for op in self.ops
+            if op.kind in ("reshape", "route", "repeat", "split")
+            and any(old != new for old, new in literal_sizes(op, rewrite))
+        }
+        return {self.types[name] for inner in names for name in self.around(inner)}
+
+    def around(self, name: str) -> Iterator[str]:
+        """A module and the two that hold it."""
+        for _ in range(3):
+            yield name
+            if not name:
+                return
+            name = name.rpartition(".")[0]
+
     def widen(self, found: Sized, rewrite: Rewrite) -> None:
         """For modules that literals alone did not mend: the widths of what their operators meet."""
         wider: Sized = {}
@@ -130,7 +149,7 @@ class Adapter:
             pairs = set(literal_sizes(op, rewrite))
             for value in values_of(op):
                 for axis, new in zip(self.solution.expanded(value), rewrite.shape(value), strict=True) if value else ():
-                    if not self.solution.system.is_frozen(axis):
+                    if not self.solution.is_held(axis):
                         pairs.add((axis.size, new))
             for owner in owners:
                 for old, new in pairs:
@@ -162,13 +181,7 @@ class Adapter:
 
     def widen_around(self, difference: Difference, op: Op, rewrite: Rewrite) -> bool:
         """Look for attributes on the module at fault and on the two around it."""
-        name, new = op.where.module, set[type]()
-        for _ in range(3):
-            new.add(self.types[name])
-            if not name:
-                break
-            name = name.rpartition(".")[0]
-        new -= self.widened
+        new = {self.types[name] for name in self.around(op.where.module)} - self.widened
         self.widened |= new
         return bool(new)
 
@@ -204,7 +217,7 @@ class Adapter:
         """
         size, given = prod(axis.size for axis in run), prod(numbers)
         remainder = max(numbers) if len(numbers) > 1 else 1
-        if given < 1 or given == prod(rewrite_size(axis, rewrite) for axis in run):
+        if given < 1 or given == prod(rewrite.size(axis) for axis in run):
             return None
         module, here = op.where.module, self.ops.index(op)
         nearest = sorted(range(len(self.ops)), key=lambda index: abs(index - here))
@@ -247,7 +260,7 @@ class Adapter:
                 if name.startswith("_") or type(value) is not int or value not in by_size:
                     continue
                 first, *others = by_size[value]
-                if len({rewrite_size(axis, rewrite) for axis in by_size[value]}) > 1:
+                if len({rewrite.size(axis) for axis in by_size[value]}) > 1:
                     learnt |= any([self.tie(first, other) for other in others])
         return learnt
 
@@ -261,7 +274,7 @@ class Adapter:
             for value in values_of(op):
                 for axis in self.solution.expanded(value) if value is not None else ():
                     known = found.setdefault(owner, {}).setdefault(axis.size, [])
-                    if not self.solution.system.is_frozen(axis) and all(not same(axis, other) for other in known):
+                    if not self.solution.is_held(axis) and all(not same(axis, other) for other in known):
                         known.append(axis)
         return {owner: {size: axes for size, axes in by_size.items() if axes} for owner, by_size in found.items()}
 
@@ -376,10 +389,6 @@ def same(a: Axis, b: Axis) -> bool:
     return a is b
 
 
-def rewrite_size(axis: Axis, rewrite: Rewrite) -> int:
-    return kept_size(rewrite.solution.system.expand(axis), {dim: len(kept) for dim, kept in rewrite.kept.items()})
-
-
 def literal_axes(op: Op, name: str, solution: Solution) -> Sequence[Axis] | None:
     """The axes whose sizes a list of literals gives, where they are those of the result."""
     call, _ = source(op)
@@ -396,7 +405,7 @@ def literal_sizes(op: Op, rewrite: Rewrite) -> Iterator[tuple[int, int]]:
     if literals is None:
         return
     bound = bind(call.target, call.args, call.kwargs)
-    outputs, system = call.outputs, rewrite.solution.system
+    outputs = call.outputs
     axes_of = [rewrite.solution.expanded(value) for value in outputs]
     for name, value in literals(rewrite).items():
         given = bound.get(name)
@@ -408,7 +417,7 @@ def literal_sizes(op: Op, rewrite: Rewrite) -> Iterator[tuple[int, int]]:
                 continue
             # A size that could change and did not is as strong a word as one that did.
             axes = axes_of[0][position : position + 1] if aligned else [axis for axes in axes_of for axis in axes]
-            if old != new or any(axis.size == old and not system.is_frozen(axis) for axis in axes):
+            if old != new or any(axis.size == old and not rewrite.solution.is_held(axis) for axis in axes):
                 yield old, new
 
 

@@ -25,7 +25,7 @@ from structprune.errors import CaptureError
 from structprune.frontends.torch import operators  # noqa: F401  registers the entries
 from structprune.frontends.torch.lower import has_rule
 from structprune.frontends.torch.record import Arguments, Call, Capture, Stopped, map_tensors, tensors_in
-from structprune.frontends.torch.shape import SAME_SHAPE, quick_shape
+from structprune.frontends.torch.shape import quick_shape
 from structprune.graph import Shape, Value, Where
 
 # Frames of torch and of this package say nothing about the user's code.
@@ -184,13 +184,10 @@ class Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
         )
         # Before it runs: if it raises, the last call tells which sizes the model asked for.
         self.calls.append(call)
-        shared = tensors[0] if tensors and function in SAME_SHAPE else None
         if self.is_real or is_constant:
             result = function(*args, **kwargs)
             if not self.is_real and any(t.device.type == "meta" for t in tensors_in(result)):
                 raise GhostEscaped("a tensor was made on the meta device")
-        elif shared is not None:
-            result = Ghost(shared, shared.device)
         else:
             if function is torch.ops.aten._local_scalar_dense.default:
                 raise GhostEscaped("the model reads a number from a tensor")
@@ -199,20 +196,21 @@ class Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
             result = quick_shape(function, args, kwargs)
             if result is None:
                 result = function(*on_meta(args, self._meta), **on_meta(kwargs, self._meta))
-            result = self._wrap(result, device, tensors)
+            result = self._wrap(result, device, tensors, function._opname.endswith("_"))
         for index, tensor in enumerate(tensors_in(result)):
             # An operator in place gives back its own argument: a new value for the same tensor.
             value = self.new_value(tensor, f"{name_of(function)}_{len(self.calls)}_{index}")
             call.outputs.append(value)
             if pointer(tensor):
                 self._made[place(tensor)] = value
-        if is_constant and len(call.outputs) == 1:
-            call.known = result
         return result
 
-    def _wrap(self, result: Any, device: torch.device, arguments: Sequence[Tensor]) -> Any:
+    def _wrap(self, result: Any, device: torch.device, arguments: Sequence[Tensor], is_in_place: bool) -> Any:
         """Ghosts for the meta tensors of a result; an argument given back stays itself."""
         originals = {id(self._metas[id(each)]): each for each in arguments if id(each) in self._metas}
+        if any(result is each for each in arguments):
+            # The quick way to a shape names an argument that looks like the result.
+            return result if is_in_place else Ghost(result, device)
 
         def wrap(meta: Tensor) -> Tensor:
             original = originals.get(id(meta))
@@ -282,7 +280,8 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
         containers = {
             name: (value, value.copy())
             for name, value in attributes.items()
-            if isinstance(value, dict | list | set) and value is not None
+            # Not isinstance: it asks for `__class__`, which configuration objects compute slowly.
+            if issubclass(type(value), (dict, list, set))
         }
         saved.append((module, attributes, containers))
         module.__dict__["training"] = False

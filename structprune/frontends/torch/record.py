@@ -24,7 +24,6 @@ class Call:
     outputs: list[Value]
     where: Where
     with_grad: bool = True
-    known: Tensor | None = None
 
     def tensors(self) -> Iterator[Value]:
         """The values among the arguments."""

@@ -1,45 +1,95 @@
-"""Output shapes of the commonest operators without running torch's own, which is ten times slower."""
+"""Output shapes of the commonest operators without running torch's own, which is ten times slower.
+
+Each answers only where the result's strides are plain too; anywhere else torch is asked.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-aten = torch.ops.aten
+from structprune.errors import DuplicateRule
 
-# Operators whose result has the shape, strides and type of their first tensor.
-SAME_SHAPE = frozenset(
-    {
-        aten.batch_norm.default,
-        aten.layer_norm.default,
-        aten.group_norm.default,
-        aten.rms_norm.default,
-        aten.instance_norm.default,
-        aten.dropout.default,
-        aten.relu.default,
-        aten.gelu.default,
-        aten.silu.default,
-        aten.sigmoid.default,
-        aten.tanh.default,
-        aten.hardswish.default,
-        aten.hardtanh.default,
-        aten.relu6.default,
-        aten.leaky_relu.default,
-    }
+Shape = Callable[..., Tensor | None]
+SHAPES: dict[str, Shape] = {}
+
+# Pointwise operators whose result has the type of their floating operands.
+POINTWISE = frozenset(
+    """abs add addcmul clamp cos div elu erf exp gelu hardsigmoid hardswish hardtanh leaky_relu log maximum minimum
+    mish mul neg pow reciprocal relu relu6 rsqrt sigmoid silu sin softplus sqrt square sub tanh""".split()
 )
+CONTIGUOUS = frozenset("group_norm layer_norm softmax log_softmax".split())
+SAME_SHAPE = frozenset("batch_norm dropout group_norm instance_norm layer_norm rms_norm softmax log_softmax".split())
 
 
 def quick_shape(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """A meta tensor like the result, where it is quick to tell."""
-    if function is aten.conv2d.default and not kwargs:
-        return conv2d(*args)
-    if function is aten.linear.default:
-        return linear(*args)
-    return None
+    """A tensor like the result, where it is quick to tell."""
+    name = function._opname
+    if name.endswith("_") and name[:-1] in POINTWISE:
+        return written(*args)
+    if name in POINTWISE:
+        return pointwise((*args, *kwargs.values()))
+    if name in SAME_SHAPE and "dtype" not in kwargs and isinstance(args[0], Tensor):
+        typed = any(isinstance(argument, torch.dtype) for argument in args)
+        if typed or is_plain(args[0]):
+            return None if typed else args[0]
+        return like(args[0], args[0].shape) if name in CONTIGUOUS and args[0].is_floating_point() else None
+    found = SHAPES.get(name)
+    return found(*args, **kwargs) if found else None
 
 
+def is_plain(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and (
+        tensor.is_contiguous() or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
+    )
+
+
+def like(tensor: Tensor, shape: Sequence[int]) -> Tensor:
+    return torch.empty(tuple(shape), dtype=tensor.dtype, device="meta")
+
+
+def fits(shape: Sequence[int], target: Sequence[int]) -> bool:
+    """Broadcasting the first gives the second."""
+    if shape == target:
+        return True
+    pairs = zip(reversed(shape), reversed(target), strict=False)
+    return len(shape) <= len(target) and all(a in (1, b) for a, b in pairs)
+
+
+def written(target: Tensor, *others: Any) -> Tensor | None:
+    """In place, on a tensor at least as large as the others: the tensor itself."""
+    is_fitting = all(fits(other.shape, target.shape) for other in others if isinstance(other, Tensor))
+    return target if is_fitting and target.is_floating_point() else None
+
+
+def pointwise(arguments: Sequence[Any]) -> Tensor | None:
+    tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
+    largest = max(tensors, key=Tensor.numel)
+    if not all(tensor.dtype == largest.dtype for tensor in tensors) or not is_plain(largest):
+        return None
+    if not all(fits(tensor.shape, largest.shape) for tensor in tensors):
+        return None
+    same_size = [tensor for tensor in tensors if tensor.shape == largest.shape]
+    return largest if all(tensor.stride() == largest.stride() for tensor in same_size) else None
+
+
+def shape_of(*names: str) -> Callable[[Shape], Shape]:
+    """Register the quick shape of operators."""
+
+    def register(function: Shape) -> Shape:
+        for name in names:
+            if name in SHAPES:
+                raise DuplicateRule(f"two quick shapes for {name!r}")
+            SHAPES[name] = function
+        return function
+
+    return register
+
+
+@shape_of("conv2d")
 def conv2d(
     x: Tensor,
     weight: Tensor,
@@ -49,17 +99,48 @@ def conv2d(
     dilation: Any = (1, 1),
     groups: int = 1,
 ) -> Tensor | None:
-    if x.dim() != 4 or x.shape[1] != weight.shape[1] * groups or not x.is_contiguous() or x.dtype != weight.dtype:
+    if x.dim() != 4 or x.shape[1] != weight.shape[1] * groups or x.dtype != weight.dtype:
         return None
-    stride, padding, dilation = ((each * 2 if len(each) == 1 else each) for each in (stride, padding, dilation))
+    if not x.is_contiguous() or not weight.is_contiguous() or isinstance(padding, str):
+        return None
+    stride, padding, dilation = (each * 2 if len(each) == 1 else each for each in (stride, padding, dilation))
     size = [
         (x.shape[k + 2] + 2 * padding[k] - dilation[k] * (weight.shape[k + 2] - 1) - 1) // stride[k] + 1
         for k in range(2)
     ]
-    return torch.empty((x.shape[0], weight.shape[0], *size), dtype=x.dtype, device="meta")
+    return like(x, (x.shape[0], weight.shape[0], *size)) if min(size) > 0 else None
 
 
+@shape_of("linear")
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
     if x.dim() < 2 or x.shape[-1] != weight.shape[-1] or weight.dim() != 2 or x.dtype != weight.dtype:
         return None
-    return torch.empty((*x.shape[:-1], weight.shape[0]), dtype=x.dtype, device="meta")
+    return like(x, (*x.shape[:-1], weight.shape[0]))
+
+
+@shape_of("cat")
+def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:
+    first = tensors[0]
+    dim %= max(first.dim(), 1)
+    for each in tensors:
+        if each.dtype != first.dtype or not each.is_contiguous() or each.dim() != first.dim():
+            return None
+        if each.shape[:dim] != first.shape[:dim] or each.shape[dim + 1 :] != first.shape[dim + 1 :]:
+            return None
+    return like(first, (*first.shape[:dim], sum(each.shape[dim] for each in tensors), *first.shape[dim + 1 :]))
+
+
+@shape_of("adaptive_avg_pool2d")
+def adaptive_avg_pool2d(x: Tensor, size: Sequence[int]) -> Tensor | None:
+    return like(x, (*x.shape[:-2], *size)) if x.is_contiguous() and x.is_floating_point() else None
+
+
+@shape_of("scaled_dot_product_attention")
+def attention(query: Tensor, key: Tensor, value: Tensor, *mask: Any, **options: Any) -> Tensor | None:
+    if query.dim() != 4 or key.dim() != 4 or query.shape[-1] != key.shape[-1] or key.shape[-2] != value.shape[-2]:
+        return None
+    if query.shape[0] != key.shape[0] or (query.shape[1] != key.shape[1] and not options.get("enable_gqa")):
+        return None
+    batch, heads, rows, _ = query.shape
+    # The layout of the fused kernels: heads inside rows.
+    return like(query, (batch, rows, heads, value.shape[-1])).transpose(1, 2)
