@@ -56,7 +56,7 @@ def propagate(graph: Graph) -> Solution:
         for value, axes, zero in zip(op.outputs, meeting.outputs, meeting.zero, strict=True):
             solution.axes[value] = axes
             solution.zero[value] = zero
-        if op.kind == "write":
+        if op.kind == "write" or op.attributes.get("writes"):
             forget_zeros(solution, op)
         solution.statistics.extend((op, axis) for axis in meeting.statistics)
         solution.singular.extend((op, axis) for axis in meeting.singular)

@@ -28,6 +28,7 @@ class Value:
     shape: Shape
     parameter: str | None = None
     is_trained: bool = False
+    is_mask: bool = False
     producer: Op | None = None
     base: Value | None = None
 

@@ -113,7 +113,7 @@ class Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
         return tensor if self.is_real or is_plain else Ghost(tensor, tensor.device)
 
     def new_value(self, tensor: Tensor, name: str) -> Value:
-        value = Value(name, tuple(tensor.shape))
+        value = Value(name, tuple(tensor.shape), is_mask=tensor.dtype == torch.bool)
         self._values[id(tensor)] = (tensor, value)
         self.dtypes[value] = tensor.dtype
         return value

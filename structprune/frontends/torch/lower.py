@@ -70,6 +70,8 @@ def is_pointwise(target: Any) -> bool:
 
 def find_entry(target: Any) -> Entry | None:
     name = qualified_name(target)
+    if str(target) in TAKEN_APART:
+        return None
     found = ENTRIES.get(name)
     if found is None and name.endswith("_") and not name.endswith("__"):
         found = ENTRIES.get(name[:-1])
@@ -84,6 +86,8 @@ def has_rule(target: Any) -> bool:
     return find_entry(target) is not None
 
 
+# Overloads that share a name with operators of another kind.
+TAKEN_APART = frozenset({"aten.where.default"})
 _SCHEMAS: dict[Any, tuple[list[str], dict[str, Any]]] = {}
 
 

@@ -405,32 +405,90 @@ def index_select(call: Call, a: Bound) -> Lowered:
 @entry("index")
 def index(call: Call, a: Bound) -> Lowered:
     """x[i, :, j]: the indexed axes give way to those of the indices, broadcast."""
-    x, indices = a["self"], list(a["indices"])
-    if any(i is not None and call_is_mask(i, x, k) for k, i in enumerate(indices)):
-        return opaque(call, "a mask that depends on data chooses entries")
-    indexed = [k for k, i in enumerate(indices) if i is not None]
-    tensors = [indices[k] for k in indexed]
-    rank = max((len(i.shape) for i in tensors), default=0)
+    x, tensors, route, whole = indexed(a)
+    if len(route) != len(call.outputs[0].shape):
+        return opaque(call)
+    return Lowered("route", [x, *tensors], {"routes": [route], "whole": whole, "keeps_zero": True})
+
+
+@entry("index_put", "_index_put_impl")
+def index_put(call: Call, a: Bound) -> Lowered:
+    """x[i, :, j] = values: the axes that are not indexed are those of the values, aligned at the last."""
+    x, tensors, route, whole = indexed(a)
+    values = a["values"]
+    place = len(tensors) + 1
+    output = straight(x)
+    for position, axis in zip(reversed(route), range(len(values.shape) - 1, -1, -1), strict=False):
+        passing = [k for operand, k in position if operand == 0]
+        if passing and values.shape[axis] == x.shape[passing[0]]:
+            output[passing[0]].append((place, axis))
+        else:
+            whole[(place, axis)] = "writes it by index"
+    writes = call.target._schema.is_mutable
+    return Lowered("route", [x, *tensors, values], {"routes": [output], "whole": whole, "writes": writes})
+
+
+def indexed(a: Bound) -> tuple[Value, list[Value], Route, dict[tuple[int, int], str]]:
+    """The tensor, its indices, where the axes of `x[indices]` come from, and what is read by index."""
+    x = a["self"]
+    covered: list[int] = []
+    tensors: list[Value] = []
+    axis = 0
+    places: list[int] = []
+    for each in a["indices"]:
+        width = len(each.shape) if each is not None and each.is_mask else 1
+        if each is not None:
+            tensors.append(each)
+            places.append(axis)
+            covered.extend(range(axis, axis + width))
+        axis += width
+    # A mask stands for as many index vectors as it has axes: one axis comes out, of unknown size.
+    rank = max((1 if each.is_mask else len(each.shape) for each in tensors), default=0)
     broadcast: Route = []
     for position in range(rank):
         sources = []
         for operand, each in enumerate(tensors, start=1):
-            axis = position - (rank - len(each.shape))
-            if axis >= 0 and each.shape[axis] != 1:
-                sources.append((operand, axis))
+            k = position - (rank - len(each.shape))
+            if not each.is_mask and k >= 0 and each.shape[k] != 1:
+                sources.append((operand, k))
         broadcast.append(sources)
-    passing: Route = [[(0, k)] for k in range(len(x.shape)) if k not in indexed]
-    is_adjacent = bool(indexed) and indexed[-1] - indexed[0] + 1 == len(indexed)
-    at = indexed[0] if is_adjacent else 0
-    route = [*passing[:at], *broadcast, *passing[at:]]
-    if len(route) != len(call.outputs[0].shape):
-        return opaque(call)
-    whole = {(0, k): "reads it by index" for k in indexed}
-    return Lowered("route", [x, *tensors], {"routes": [route], "whole": whole, "keeps_zero": True})
+    passing: Route = [[(0, k)] for k in range(len(x.shape)) if k not in covered]
+    is_adjacent = bool(covered) and covered[-1] - covered[0] + 1 == len(covered)
+    at = covered[0] if is_adjacent else 0
+    whole = {(0, k): "reads it by index" for k in covered}
+    for operand, each in enumerate(tensors, start=1):
+        whole.update({(operand, k): "reads by it" for k in range(len(each.shape))})
+    return x, tensors, [*passing[:at], *broadcast, *passing[at:]], whole
 
 
-def call_is_mask(index: Value, x: Value, axis: int) -> bool:
-    return len(index.shape) > 1 and index.shape == x.shape[axis : axis + len(index.shape)] and index.shape != ()
+@entry("index_add", "index_copy")
+def index_add(call: Call, a: Bound) -> Lowered:
+    """x[index] += source along one axis; the other axes are the same."""
+    x, source = a["self"], a["source"]
+    dim = a["dim"] % len(x.shape)
+    route: Route = [[(0, k)] if k == dim else [(0, k), (2, k)] for k in range(len(x.shape))]
+    whole = {(0, dim): "writes it by index", (2, dim): "writes it by index", (1, 0): "writes by it"}
+    writes = call.target._schema.is_mutable
+    return Lowered("route", [x, a["index"], source], {"routes": [route], "whole": whole, "writes": writes})
+
+
+@entry("scatter", "scatter_add", "scatter_reduce")
+def scatter(call: Call, a: Bound) -> Lowered:
+    """Entries of x written at indices along one axis; the other axes are the same where all are written."""
+    x, chosen, source = a["self"], a["index"], a.get("src")
+    if not isinstance(source, Value):
+        source = chosen
+    dim = a["dim"] % len(x.shape)
+    route: Route = []
+    whole: dict[tuple[int, int], str] = {}
+    for k in range(len(x.shape)):
+        is_whole = k == dim or not x.shape[k] == chosen.shape[k] == source.shape[k]
+        route.append([(0, k)] if is_whole else [(0, k), (1, k), (2, k)])
+        whole.update({(operand, k): "writes it by index" for operand in range(3) if is_whole})
+    writes = call.target._schema.is_mutable
+    return Lowered(
+        "route", [x, chosen, source], {"routes": [route], "whole": whole, "keeps_zero": False, "writes": writes}
+    )
 
 
 @entry("gather", "take_along_dim")
