@@ -21,6 +21,7 @@ class Member:
     axis: int
     places: tuple[tuple[int, Axis], ...]
     is_trained: bool
+    rank: int = 1
     roles: tuple[tuple[str, int], ...] = ()
 
     @property
@@ -44,6 +45,11 @@ class Group:
         return self.dim.size
 
     @property
+    def layers(self) -> int:
+        """How many weights (biases and scales aside) lose a slice with each index."""
+        return len({member.parameter for member in self.members if member.is_trained and member.rank > 1})
+
+    @property
     def exact(self) -> bool:
         """Whether removing equals zeroing; if not, `inexact` names the operators that change."""
         return not self.inexact
@@ -62,7 +68,9 @@ def group(solution: Solution) -> list[Group]:
                     if leaf not in solution.system.frozen and leaf.size > 1:
                         places.setdefault(leaf, []).append((start, part))
             for leaf, where in places.items():
-                member = Member(name, position, tuple(where), value.is_trained, tuple(roles.get(value, ())))
+                member = Member(
+                    name, position, tuple(where), value.is_trained, len(value.shape), tuple(roles.get(value, ()))
+                )
                 found.setdefault(leaf, []).append(member)
             if value.is_trained:
                 reaches_trained.update(places)

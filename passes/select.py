@@ -26,10 +26,14 @@ FLOORS = (0.1, 0.05, 0.02, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """Dimensions that shrink in step: `sizes` gives, after each step, the count of each of them."""
+    """Dimensions that shrink in step: `sizes` gives, after each step, the count of each of them.
+
+    `layers` says how many weights each dimension runs through.
+    """
 
     dims: tuple[Dim, ...]
     sizes: tuple[tuple[int, ...], ...]
+    layers: tuple[int, ...]
 
     def counts(self, step: int) -> Counts:
         return dict(zip(self.dims, self.sizes[step], strict=True))
@@ -55,7 +59,8 @@ def bundles(groups: Sequence[Group], multiples: Mapping[Dim, int], ties: Iterabl
         if all(dim in free for dim in together):
             dims = sorted(together, key=free.__getitem__)
             steps = steps_of(tuple(dim.size for dim in dims), tuple(multiples.get(dim, 1) for dim in dims))
-            found.append(Bundle(tuple(dims), steps))
+            layers = tuple(max(1, groups[free[dim]].layers) for dim in dims)
+            found.append(Bundle(tuple(dims), steps, layers))
     return [bundle for bundle in found if len(bundle.sizes) > 1]
 
 
@@ -184,7 +189,11 @@ def ranking(
 
 
 def costs(bundle: Bundle, scores: Mapping[Dim, Scores], measure: Measure, limit: int) -> list[float]:
-    """The importance that each step loses for what it saves, never less than that of the step before."""
+    """What each step loses for what it saves, never less than the step before.
+
+    What is lost is the share of the squared scores of a layer, summed over the layers that the
+    dimension runs through: a residual width is dear, since many layers lose a slice with each index.
+    """
     if limit == 0:
         return []
     before = measure.total
@@ -192,16 +201,14 @@ def costs(bundle: Bundle, scores: Mapping[Dim, Scores], measure: Measure, limit:
     saved = (before - measure.total) / max(measure.whole, 1)
     measure.set(bundle.counts(0))
     lost = np.zeros(limit)
-    for position, dim in enumerate(bundle.dims):
-        ordered = np.sort(scores[dim])
-        mean = float(ordered.mean()) or 1.0
-        running = np.concatenate([[0.0], np.cumsum(ordered)]) / mean
+    for position, (dim, layers) in enumerate(zip(bundle.dims, bundle.layers, strict=True)):
+        ordered = np.sort(scores[dim]) ** 2
+        running = np.concatenate([[0.0], np.cumsum(ordered)]) / (float(ordered.sum()) or 1.0)
         removed = [dim.size - bundle.sizes[step][position] for step in range(limit + 1)]
-        lost += np.diff(running[removed])
+        lost += layers * np.diff(running[removed])
     per_step = np.diff([bundle.dims[0].size - bundle.sizes[step][0] for step in range(limit + 1)])
-    price = saved / max(per_step.sum(), 1)
-    # The square root of what is saved: importance alone empties cheap layers, the quotient costly ones.
-    return list(np.maximum.accumulate(lost / per_step / max(price, 1e-12) ** 0.5))
+    price = per_step / per_step.sum() * saved
+    return np.maximum.accumulate(lost / np.maximum(price, 1e-12)).tolist()  # type: ignore[no-any-return]
 
 
 def shortest_reaching(

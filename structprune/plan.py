@@ -19,8 +19,6 @@ from structprune.frontends.protocol import Constraints, Realized
 from structprune.report import Report, make_report
 
 VERSION = 1
-# How far the result may be from the zeroed original, in units of its largest output.
-TOLERANCES = {8: 1e-9, 4: 1e-4, 2: 5e-2}
 
 
 @dataclass(slots=True)
@@ -45,7 +43,7 @@ class Plan:
         small = realized.finish()
         if self.verify == "numeric":
             error = analysis.frontend.error(realized.rewrite, small)
-            tolerance = TOLERANCES[max(analysis.frontend.itemsizes.values())]
+            tolerance = analysis.frontend.tolerance
             if not error <= tolerance:
                 raise VerificationError(
                     f"the smaller {self.model} differs from the original with the removed slices zeroed by {error:.3g} "

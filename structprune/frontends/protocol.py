@@ -46,6 +46,7 @@ class Frontend(Protocol):
     model_name: str
     total: int
     itemsizes: Mapping[str, int]
+    tolerance: float
 
     def arrays(self, names: Iterable[str]) -> Mapping[str, Any]:
         """Parameters as arrays."""

@@ -111,9 +111,11 @@ def norms_over_kept(model: nn.Module, kept: Mapping[int, Tensor]) -> Iterator[No
         return torch.zeros_like(x).masked_scatter_(mask.expand_as(x), small)
 
     def over_kept(forward: Callable[[Tensor], Tensor], mask: Tensor) -> Callable[[Tensor], Tensor]:
+        # Where the others are zero, the mean of squares over the kept channels is that over all, times this squared.
+        factor = (mask.numel() / mask.sum()).sqrt()
+
         def run(x: Tensor) -> Tensor:
-            # The mean of squares over all channels is that over the kept ones times their share, where the others are zero.
-            return forward(x * mask * (mask.numel() / mask.sum()).sqrt())
+            return forward(x * mask * factor) / factor
 
         return run
 

@@ -32,12 +32,12 @@ def vision(name: str) -> Built:
 
 
 def small_bert() -> Built:
-    from transformers import BertConfig, BertModel
+    from transformers import BertConfig, BertForSequenceClassification
 
     config = BertConfig(
-        vocab_size=1000, hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024
+        vocab_size=1000, hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024, num_labels=10
     )
-    return BertModel(config), {"input_ids": torch.randint(0, 1000, (1, 32))}
+    return BertForSequenceClassification(config), {"input_ids": torch.randint(0, 1000, (1, 32))}
 
 
 def decoder(layers: int) -> Built:
@@ -75,7 +75,7 @@ def chain() -> Built:
     return Residual(4096, 16), torch.randn(1, 4096)
 
 
-# What the examples of Torch-Pruning do for models of the same kind (examples/transformers, examples/LLMs).
+# What the examples that come with Torch-Pruning tell it of models of the same kind, and mend afterwards.
 
 
 def bert_heads(model: nn.Module) -> dict[str, Any]:
@@ -119,8 +119,10 @@ def subjects(pattern: str | None = None) -> list[Subject]:
     """All subjects, or those in whose names the regular expression is found."""
     everything = [
         *(Subject(name, partial(vision, name)) for name in VISION),
-        Subject("bert_4_layers", small_bert, bert_heads, mend_bert),
-        Subject("llama_2_layers_gqa", partial(decoder, 2), llama_heads, mend_llama),
+        Subject("bert_4_layers", small_bert),
+        Subject("bert_4_layers, heads told", small_bert, bert_heads, mend_bert),
+        Subject("llama_2_layers_gqa", partial(decoder, 2)),
+        Subject("llama_2_layers_gqa, heads told", partial(decoder, 2), llama_heads, mend_llama),
         Subject("residual_16x4096", chain),
     ]
     return [each for each in everything if pattern is None or re.search(pattern, each.name)]

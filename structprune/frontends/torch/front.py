@@ -24,6 +24,10 @@ from structprune.passes.propagate import Solution
 from structprune.passes.rewrite import Rewrite
 
 
+# How far the result may be from the zeroed original, in units of its largest output.
+TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+
+
 class TorchFrontend:
     """A torch model, recorded."""
 
@@ -34,6 +38,7 @@ class TorchFrontend:
         self.graph: Graph = lower(capture)
         self.model_name = type(model).__name__
         self.total = sum(parameter.numel() for parameter in model.parameters())
+        self.tolerance = max(TOLERANCES.get(parameter.dtype, 0.0) for parameter in model.parameters())
         self.itemsizes: Mapping[str, int] = {name: tensor.element_size() for name, tensor in stored(model)}
 
     @classmethod

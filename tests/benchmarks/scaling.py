@@ -1,0 +1,81 @@
+"""Time against the number of operators: `python -m tests.benchmarks.scaling [--layers 2 4 8 16 32 64]`.
+
+Decoders of growing depth (grouped queries, rotary embeddings, SwiGLU, RMS norm) are shrunk to half; CPU
+milliseconds per operator of each stage show whether the time is linear. The least of the repeats, one thread.
+
+- capture: the run that records the operators, and lowering
+- solve: propagate and group
+- choose: score, and every selection
+- adapt: all the rest of keeping the class: copies, repeated captures, comparisons, and the final weights
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+
+import torch
+
+import structprune
+from structprune.api import Chooser
+from structprune.axis import Kept
+from structprune.frontends import read
+from structprune.frontends.protocol import Constraints
+from tests.benchmarks.subjects import decoder
+
+STAGES = ("capture", "solve", "choose", "adapt")
+
+
+def stages(layers: int) -> tuple[int, dict[str, float]]:
+    """The number of operators, and the CPU seconds of each stage of one shrink."""
+    torch.manual_seed(0)
+    model, inputs = decoder(layers)
+    model.eval()
+    clock = [time.process_time()]
+    frontend = read(model, inputs)
+    clock.append(time.process_time())
+    analysis = structprune.analysis.Analysis(frontend)
+    clock.append(time.process_time())
+    chooser = Chooser(analysis, analysis.groups, 0.5, "params", "l2", "global", 1, 0)
+    clock.append(time.process_time())
+    selecting = 0.0
+
+    def choose(constraints: Constraints) -> Kept:
+        nonlocal selecting
+        start = time.process_time()
+        kept = chooser(constraints)
+        selecting += time.process_time() - start
+        return kept
+
+    frontend.realize(analysis.solution, choose, "module").finish()
+    clock.append(time.process_time())
+    capture, solve, score, adapt = (after - before for before, after in zip(clock, clock[1:], strict=False))
+    seconds = {"capture": capture, "solve": solve, "choose": score + selecting, "adapt": adapt - selecting}
+    return len(frontend.graph.ops), seconds
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, nargs="+", default=[2, 4, 8, 16, 32, 64])
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args(arguments)
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    stages(1)
+    print(f"| layers | operators | CPU s | ms per operator | {' | '.join(STAGES)} |\n" + "|---" * (4 + len(STAGES)) + "|")
+    each: list[float] = []
+    for layers in options.layers:
+        count, seconds = min((stages(layers) for _ in range(options.repeats)), key=lambda run: sum(run[1].values()))
+        whole = sum(seconds.values())
+        each.append(1000 * whole / count)
+        parts = " | ".join(f"{1000 * seconds[stage] / count:.2f}" for stage in STAGES)
+        print(f"| {layers} | {count} | {whole:.2f} | {each[-1]:.2f} | {parts} |", flush=True)
+    print(f"\nOne operator of the deepest decoder takes {each[-1] / each[0]:.2f} times as long as one of the shallowest.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
