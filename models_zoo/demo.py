@@ -3,10 +3,9 @@
 import argparse
 import time
 
+import structprune
 from models_zoo import build, names
 from models_zoo.digits import accuracy, fit, load
-
-import structprune
 
 
 def main() -> None:

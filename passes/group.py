@@ -14,7 +14,8 @@ from structprune.passes.propagate import Solution
 class Member:
     """A parameter's axis that a group runs along.
 
-    `places` are the parts of the axis in which the group occurs, each with where it starts; `roles` are the operators that read the parameter, each with the place among its operands.
+    `places` are the parts of the axis in which the group occurs, each with where it starts; `roles` are
+    the operators that read the parameter, each with the place among its operands.
     """
 
     parameter: str

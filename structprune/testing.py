@@ -50,6 +50,6 @@ def compare(analysis: Analysis, groups: Sequence[Group], tolerance: float, seed:
     if not error <= tolerance:
         names = ", ".join(group.name for group in groups[:3])
         raise VerificationError(
-            f"removing indices of {names} does not equal zeroing them: the outputs differ by {error:.3g} of the largest. "
-            "A rule of an operator along these groups (see analyze(...).explain) says something that is not true."
+            f"removing indices of {names} does not equal zeroing them: the outputs differ by {error:.3g} of the "
+            "largest. A rule of an operator along these groups (see analyze(...).explain) says what is not true."
         )

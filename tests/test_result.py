@@ -19,7 +19,7 @@ from torch.nn.utils import parametrizations
 import models_zoo
 import structprune
 from structprune.errors import StructpruneError, UnsupportedModel, VerificationError
-from structprune.rule import RULES
+from structprune.rule import RULES, Meeting
 
 # Float64 rounding of a handful of small layers.
 EXACT = 1e-11
@@ -64,14 +64,14 @@ class Literal(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(3, 16, 3, padding=1)
-        self.norm = nn.BatchNorm2d(16)
+        self.conv = nn.Conv2d(3, 64, 3, padding=1)
+        self.norm = nn.BatchNorm2d(64)
         self.dropout = nn.Dropout(0.5)
-        self.head = nn.Linear(16 * 4 * 4, 5)
+        self.head = nn.Linear(64 * 4 * 4, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.max_pool2d(self.norm(self.conv(x)).relu(), 2)
-        return self.head(self.dropout(x.view(-1, 16 * 4 * 4)))
+        return self.head(self.dropout(x.view(-1, 64 * 4 * 4)))
 
 
 class Tied(nn.Module):
@@ -119,11 +119,11 @@ class Buffers(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first = nn.Linear(6, 16, bias=False)
-        self.register_buffer("offset", torch.randn(16))
-        self.register_buffer("scale", torch.rand(16) + 0.5, persistent=False)
+        self.first = nn.Linear(6, 64, bias=False)
+        self.register_buffer("offset", torch.randn(64))
+        self.register_buffer("scale", torch.rand(64) + 0.5, persistent=False)
         self.register_buffer("steps", torch.tensor(7))
-        self.second = nn.Linear(16, 3)
+        self.second = nn.Linear(64, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.second(self.first(x) * self.scale)
@@ -176,7 +176,8 @@ def fingerprint(model: nn.Module) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         bits = tensor.detach().contiguous().view(-1).view(torch.uint8).clone() if tensor.numel() else torch.empty(0)
-        found[f"tensor {name}"] = (id(tensor), tensor.data_ptr(), tensor._version, tensor.stride(), tensor.requires_grad)
+        found[f"tensor {name}"] = (id(tensor), tensor.data_ptr(), tensor._version, tensor.stride())
+        found[f"trains {name}"] = tensor.requires_grad
         found[f"bits {name}"] = bits.tolist()
         found[f"grad {name}"] = None if tensor.grad is None else (id(tensor.grad), tensor.grad.tolist())
     for name, module in model.named_modules():
@@ -430,10 +431,10 @@ def test_a_module_called_twice_stays_one_module(output: str) -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.enter = nn.Linear(6, 16)
-            self.shared = nn.Linear(16, 16)
+            self.enter = nn.Linear(6, 64)
+            self.shared = nn.Linear(64, 64)
             self.again = self.shared
-            self.head = nn.Linear(16, 3)
+            self.head = nn.Linear(64, 3)
 
         def forward(self, x: Tensor) -> Tensor:
             return self.head(self.again(self.shared(self.enter(x)).relu()).relu())
@@ -450,15 +451,12 @@ def test_buffers(output: str) -> None:
     model = seeded(Buffers)
     result = structprune.shrink(model, 0.5, images(2, 6), output=output)
     width = result.get_parameter("first.weight").shape[0]
-    assert width < 16
+    assert width < 64
     assert result.get_buffer("scale").shape == (width,)
     assert result.get_buffer("steps").item() == 7
     # Nothing reads the offset: it cannot be known to go with the channels.
     assert torch.equal(result.get_buffer("offset"), model.get_buffer("offset"))
-    assert list(result.state_dict()) == ["offset", "steps", "first.weight", "second.weight", "second.bias"] or set(
-        result.state_dict()
-    ) == set(model.state_dict())
-    assert "scale" not in result.state_dict()
+    assert list(result.state_dict()) == list(model.state_dict())
 
 
 def test_attributes_of_torchs_modules_are_true() -> None:
@@ -555,13 +553,7 @@ def test_numeric_verification_detects_a_wrong_rule(output: str, monkeypatch: pyt
     model = seeded(Squashed).double()
     x = images(2, 6, dtype=torch.float64)
 
-    def wrong(op: Any, operand: Any, *rest: Any) -> Any:
-        meeting = RULES["relu-like"](op, operand)
-        return meeting
-
     def every_index_for_itself(op: Any, *operands: Any) -> Any:
-        from structprune.rule import Meeting
-
         present = [each for each in operands if each is not None]
         return Meeting([present[0].axes], [tuple(True for _ in present[0].axes)])
 
@@ -644,7 +636,9 @@ def test_other_lengths(name: str) -> None:
 @pytest.mark.parametrize("name", SAMPLE)
 def test_it_trains(name: str, output: str) -> None:
     model, inputs = models_zoo.build(name)
-    model.train()
+    # In float64 the smallest gradient moves a weight.
+    model.double().train()
+    inputs = inputs.double() if inputs.is_floating_point() else inputs
     result = structprune.shrink(model, 0.5, inputs, output=output)
     assert result.training
     before = {key: value.clone() for key, value in result.named_parameters()}
@@ -943,7 +937,7 @@ def test_a_flag_and_a_missing_argument(output: str) -> None:
 class Vector(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second = nn.Linear(6, 16), nn.Linear(16, 3)
+        self.first, self.second = nn.Linear(6, 64), nn.Linear(64, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.second(self.first(x).relu())

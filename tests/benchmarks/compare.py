@@ -12,7 +12,7 @@ Every measurement runs in a process of its own, one thread, the two tools in tur
 - latency: of one forward pass at batch size one, the median of interleaved runs of the original and both results.
 
 Torch-Pruning is called as its README says, the classifier ignored; where a row says "heads told" it is also given the
-head counts, and attributes are mended afterwards, as in its own examples. structprune is given the model and the inputs.
+head counts, and attributes are mended afterwards, as in its own examples. structprune gets the model and the inputs.
 """
 
 from __future__ import annotations
@@ -242,7 +242,8 @@ def summary(table: dict[str, dict[str, Record]]) -> str:
     speed = {name: found[THEIRS]["seconds"] / found[OURS]["seconds"] for name, found in both.items()}
     lines = [f"{len(table)} models."]
     if speed:
-        lines.append(f"structprune is {statistics.median(speed.values()):.1f} times as fast on the median model where both return.")
+        median = statistics.median(speed.values())
+        lines.append(f"structprune is {median:.1f} times as fast on the median model where both return.")
     slower = [f"{name} ({value:.2f})" for name, value in speed.items() if value < 1]
     lines.append(f"Slower on: {', '.join(slower) or 'none'}.")
     second = [name for name, found in table.items() if found[OURS].get("seconds", 0) >= 1]
@@ -250,7 +251,8 @@ def summary(table: dict[str, dict[str, Record]]) -> str:
     for tool in TOOLS:
         exact = sum(is_exact(name, found[tool]) for name, found in table.items())
         hits = sum(abs(found[tool].get("ratio", -1) - RATIO) <= 0.01 for found in table.values())
-        problems = [f"{name} ({found[tool]['problem'].partition(':')[0]})" for name, found in table.items() if "problem" in found[tool]]
+        stopped = {name: found[tool]["problem"] for name, found in table.items() if "problem" in found[tool]}
+        problems = [f"{name} ({problem.partition(':')[0]})" for name, problem in stopped.items()]
         lines.append(
             f"{tool}: equals the zeroed original on {exact}, within 0.01 of the ratio on {hits}, "
             f"no working result on {len(problems)}{': ' if problems else ''}{', '.join(problems)}."

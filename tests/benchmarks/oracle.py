@@ -122,8 +122,8 @@ def norms_over_kept(model: nn.Module, kept: Mapping[int, Tensor]) -> Iterator[No
     for module in model.modules():
         weight = getattr(module, "weight", None)
         if type(module).__name__.endswith("RMSNorm") and id(weight) in kept:
-            module.forward = over_kept(module.forward, kept[id(weight)])  # type: ignore[method-assign]
-    functional.layer_norm = layer_norm
+            module.forward = over_kept(module.forward, kept[id(weight)])
+    functional.layer_norm = layer_norm  # type: ignore[assignment]
     try:
         yield
     finally:

@@ -16,6 +16,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 
@@ -52,7 +53,7 @@ def stages(layers: int) -> tuple[int, dict[str, float]]:
 
     frontend.realize(analysis.solution, choose, "module").finish()
     clock.append(time.process_time())
-    capture, solve, score, adapt = (after - before for before, after in zip(clock, clock[1:], strict=False))
+    capture, solve, score, adapt = (after - before for before, after in pairwise(clock))
     seconds = {"capture": capture, "solve": solve, "choose": score + selecting, "adapt": adapt - selecting}
     return len(frontend.graph.ops), seconds
 
@@ -65,7 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     stages(1)
-    print(f"| layers | operators | CPU s | ms per operator | {' | '.join(STAGES)} |\n" + "|---" * (4 + len(STAGES)) + "|")
+    columns = ["layers", "operators", "CPU s", "ms per operator", *STAGES]
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     each: list[float] = []
     for layers in options.layers:
         count, seconds = min((stages(layers) for _ in range(options.repeats)), key=lambda run: sum(run[1].values()))
@@ -73,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         each.append(1000 * whole / count)
         parts = " | ".join(f"{1000 * seconds[stage] / count:.2f}" for stage in STAGES)
         print(f"| {layers} | {count} | {whole:.2f} | {each[-1]:.2f} | {parts} |", flush=True)
-    print(f"\nOne operator of the deepest decoder takes {each[-1] / each[0]:.2f} times as long as one of the shallowest.")
+    print(f"\nAn operator of the deepest decoder takes {each[-1] / each[0]:.2f} times as long as of the shallowest.")
     return 0
 
 

@@ -35,7 +35,12 @@ def small_bert() -> Built:
     from transformers import BertConfig, BertForSequenceClassification
 
     config = BertConfig(
-        vocab_size=1000, hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024, num_labels=10
+        vocab_size=1000,
+        hidden_size=256,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=1024,
+        num_labels=10,  # type: ignore[call-arg]
     )
     return BertForSequenceClassification(config), {"input_ids": torch.randint(0, 1000, (1, 32))}
 
@@ -78,23 +83,31 @@ def chain() -> Built:
 # What the examples that come with Torch-Pruning tell it of models of the same kind, and mend afterwards.
 
 
-def bert_heads(model: nn.Module) -> dict[str, Any]:
-    heads: dict[nn.Module, int] = {}
+def vit_heads(model: Any) -> dict[str, Any]:
+    return {"num_heads": {m: m.num_heads for m in model.modules() if isinstance(m, nn.MultiheadAttention)}}
+
+
+def mend_vit(model: Any) -> None:
+    model.hidden_dim = model.conv_proj.out_channels
+
+
+def bert_heads(model: Any) -> dict[str, Any]:
+    heads: dict[Any, int] = {}
     for module in model.modules():
         if hasattr(module, "query") and hasattr(module, "num_attention_heads"):
             heads.update(dict.fromkeys((module.query, module.key, module.value), module.num_attention_heads))
     return {"num_heads": heads, "prune_head_dims": True, "prune_num_heads": False}
 
 
-def mend_bert(model: nn.Module) -> None:
+def mend_bert(model: Any) -> None:
     for module in model.modules():
         if hasattr(module, "query") and hasattr(module, "num_attention_heads"):
             module.attention_head_size = module.query.out_features // module.num_attention_heads
             module.all_head_size = module.query.out_features
 
 
-def llama_heads(model: nn.Module) -> dict[str, Any]:
-    heads: dict[nn.Module, int] = {}
+def llama_heads(model: Any) -> dict[str, Any]:
+    heads: dict[Any, int] = {}
     for module in model.modules():
         if hasattr(module, "q_proj"):
             heads[module.q_proj] = model.config.num_attention_heads
@@ -102,7 +115,7 @@ def llama_heads(model: nn.Module) -> dict[str, Any]:
     return {"num_heads": heads, "prune_head_dims": False, "prune_num_heads": True, "head_pruning_ratio": 0.5}
 
 
-def mend_llama(model: nn.Module) -> None:
+def mend_llama(model: Any) -> None:
     for module in model.modules():
         if hasattr(module, "q_proj"):
             module.num_heads = module.q_proj.out_features // module.head_dim
@@ -110,15 +123,30 @@ def mend_llama(model: nn.Module) -> None:
 
 
 VISION = (
-    "resnet18 resnet50 resnet152 densenet121 densenet201 mobilenet_v2 mobilenet_v3_large efficientnet_b0 convnext_tiny "
-    "regnet_y_400mf shufflenet_v2_x1_0 googlenet vgg16_bn vit_b_16 swin_t maxvit_t"
-).split()
+    "resnet18",
+    "resnet50",
+    "resnet152",
+    "densenet121",
+    "densenet201",
+    "mobilenet_v2",
+    "mobilenet_v3_large",
+    "efficientnet_b0",
+    "convnext_tiny",
+    "regnet_y_400mf",
+    "shufflenet_v2_x1_0",
+    "googlenet",
+    "vgg16_bn",
+    "vit_b_16",
+    "swin_t",
+    "maxvit_t",
+)
 
 
 def subjects(pattern: str | None = None) -> list[Subject]:
     """All subjects, or those in whose names the regular expression is found."""
     everything = [
         *(Subject(name, partial(vision, name)) for name in VISION),
+        Subject("vit_b_16, heads told", partial(vision, "vit_b_16"), vit_heads, mend_vit),
         Subject("bert_4_layers", small_bert),
         Subject("bert_4_layers, heads told", small_bert, bert_heads, mend_bert),
         Subject("llama_2_layers_gqa", partial(decoder, 2)),
@@ -178,6 +206,12 @@ TOOLS: dict[str, Callable[[Subject, nn.Module, Any, float], nn.Module]] = {
 def warm_up(tool: str) -> None:
     """One tiny model, so that what a library imports on its first call is not counted."""
     model = nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)
+        nn.Conv2d(3, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 3),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 10),
     ).eval()
     TOOLS[tool](Subject("warm-up", lambda: (model, None)), model, torch.randn(1, 3, 16, 16), 0.3)

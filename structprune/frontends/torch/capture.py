@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,7 @@ class Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
         self.modules: list[str] = []
         self._stored: dict[int, tuple[Tensor, str]] = {}
         self._by_storage: dict[tuple[int, Shape], str] = {}
+        self._storages: set[int] = set()
         self._made: dict[tuple[int, Shape, tuple[int, ...]], Value] = {}
         self._values: dict[int, tuple[Tensor, Value]] = {}
         self._metas: dict[int, Tensor] = {}
@@ -96,6 +97,7 @@ class Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
             if is_trained:
                 self._trained.add(name)
             if tensor.numel() and tensor.device.type != "meta":
+                self._storages.add(tensor.untyped_storage().data_ptr())
                 self._by_storage.setdefault((tensor.data_ptr(), tuple(tensor.shape)), name)
 
     def __enter__(self) -> Recorder:
@@ -148,6 +150,13 @@ class Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
         stored = self._stored.get(id(tensor))
         return stored is None or not tensor.is_floating_point()
 
+    def _writes_stored(self, function: Any, tensors: Sequence[Tensor]) -> bool:
+        """The operator would write into the model's own memory."""
+        return bool(function._schema.is_mutable) and any(
+            not isinstance(tensor, Ghost) and tensor.untyped_storage().data_ptr() in self._storages
+            for tensor in tensors
+        )
+
     def _meta(self, tensor: Tensor) -> Tensor:
         found = self._metas.get(id(tensor))
         if found is None:
@@ -173,14 +182,15 @@ class Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
 
     def _record(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         tensors = list(tensors_in((args, kwargs)))
-        is_constant = all(map(self._is_known, tensors))
+        is_constant = all(map(self._is_known, tensors)) and not self._writes_stored(function, tensors)
         call = Call(
             function,
             map_tensors(args, self.value),
             map_tensors(kwargs, self.value),
             [],
             self._where(),
-            torch.is_grad_enabled(),
+            # A real run is made without gradients altogether, whatever the model asks for.
+            self.is_real or torch.is_grad_enabled(),
         )
         # Before it runs: if it raises, the last call tells which sizes the model asked for.
         self.calls.append(call)
@@ -272,31 +282,42 @@ def decomposes(function: Any) -> bool:
 
 
 @contextmanager
-def left_as_found(model: nn.Module) -> Iterator[None]:
+def left_as_found(model: nn.Module, is_real: bool) -> Iterator[None]:
     """Undo what a forward pass leaves on the modules: caches, counters, training flags."""
-    saved = []
-    for module in model.modules():
-        attributes = dict(module.__dict__)
-        containers = {
-            name: (value, value.copy())
-            for name, value in attributes.items()
-            # Not isinstance: it asks for `__class__`, which configuration objects compute slowly.
-            if issubclass(type(value), (dict, list, set))
-        }
-        saved.append((module, attributes, containers))
+    saved = [(module, dict(module.__dict__)) for module in model.modules()]
+    containers = list(contents(attributes for _, attributes in saved))
+    # Without data nothing is written; a real run writes into buffers.
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()] if is_real else []
+    for module, _ in saved:
         module.__dict__["training"] = False
     try:
         yield
     finally:
-        for module, attributes, containers in saved:
+        for module, attributes in saved:
             module.__dict__.clear()
             module.__dict__.update(attributes)
-            for container, content in containers.values():
-                if isinstance(container, list):
-                    container[:] = content
-                else:
-                    container.clear()
-                    container.update(content)
+        for container, content in containers:
+            if isinstance(container, list):
+                container[:] = content
+            else:
+                container.clear()
+                container.update(content)
+        for buffer, content in buffers:
+            buffer.detach().copy_(content)
+
+
+def contents(values: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+    """The containers among some values and inside them, each with a copy of what it holds."""
+    for value in values:
+        # Not isinstance: it asks for `__class__`, which configuration objects compute slowly.
+        if issubclass(type(value), dict):
+            yield value, value.copy()
+            yield from contents(value.values())
+        elif issubclass(type(value), (list, set)):
+            yield value, value.copy()
+            yield from contents(value)
+        elif type(value) is tuple:
+            yield from contents(value)
 
 
 @contextmanager
@@ -370,7 +391,7 @@ def record(model: nn.Module, inputs: Arguments, is_real: bool) -> Capture:
     args, kwargs = map_tensors(inputs[0], enter), map_tensors(inputs[1], enter)
     with ExitStack() as stack:
         for context in (
-            left_as_found(model),
+            left_as_found(model, is_real),
             unfused_attention(),
             module_names(model, recorder.modules),
             torch.no_grad() if is_real else torch.enable_grad(),

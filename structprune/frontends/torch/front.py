@@ -23,7 +23,6 @@ from structprune.graph import Graph, Shape
 from structprune.passes.propagate import Solution
 from structprune.passes.rewrite import Rewrite
 
-
 # How far the result may be from the zeroed original, in units of its largest output.
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
@@ -139,7 +138,8 @@ def refuse(model: nn.Module) -> None:
             raise UnsupportedModel(f"{name or 'the model'} is a TorchScript module; give the module it was made from")
         if type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.nn.quantized")):
             raise UnsupportedModel(
-                f"{name or 'the model'} is quantized ({type(module).__name__}); shrink the floating-point model, then quantize"
+                f"{name or 'the model'} is quantized ({type(module).__name__}); "
+                "shrink the floating-point model, then quantize"
             )
     for name, parameter in model.named_parameters():
         if is_lazy(parameter):

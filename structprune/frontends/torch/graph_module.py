@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import operator
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -48,10 +50,7 @@ class _Builder:
             self.call(index, op)
         self.graph.output(self.output())
         self.graph.eliminate_dead_code(is_impure_node=is_impure)
-        result = fx.GraphModule(self.root, self.graph, type(self.model).__name__)
-        for (name, module), (_, original) in zip(result.named_modules(), self.model.named_modules(), strict=False):
-            module.training = original.training if name == "" else module.training
-        return result
+        return ShrunkGraph(self.root, self.graph, type(self.model).__name__)
 
     def placeholders(self) -> None:
         """Placeholders named as in the model's own forward; nested inputs are opened inside."""
@@ -136,35 +135,50 @@ class _Builder:
 
     def make_dynamic(self, index: int, call: Call, arguments: dict[str, Any]) -> None:
         """A literal that changes with the inputs' sizes is read from the tensors when the graph runs."""
-        for other in self.others:
-            twin = other.calls[index]
-            theirs = bind(twin.target, twin.args, twin.kwargs)
-            ours = bind(call.target, call.args, call.kwargs)
-            for name, value in arguments.items():
-                arguments[name] = self.dynamic(value, ours.get(name), theirs.get(name), call, twin, other)
-
-    def dynamic(self, value: Any, ours: Any, theirs: Any, call: Call, twin: Call, other: Capture) -> Any:
-        if isinstance(value, list | tuple) and isinstance(theirs, list | tuple) and len(theirs) == len(value):
-            return type(value)(
-                self.dynamic(v, o, t, call, twin, other) for v, o, t in zip(value, ours, theirs, strict=True)
-            )
-        if type(value) is not int or type(theirs) is not int or ours == theirs:
-            return value
-        pairs = [
-            *zip(call.tensors(), twin.tensors(), strict=True),
-            *zip(self.capture.inputs, other.inputs, strict=True),
+        if not self.others:
+            return
+        twins = [other.calls[index] for other in self.others]
+        bounds = [bind(each.target, each.args, each.kwargs) for each in (call, *twins)]
+        tensors = [
+            [*each.tensors(), *capture.inputs]
+            for each, capture in zip((call, *twins), (self.capture, *self.others), strict=True)
         ]
-        for mine, yours in pairs:
-            for axis, (a, b) in enumerate(zip(mine.shape, yours.shape, strict=True)):
-                if (a, b) == (ours, theirs) and self.rewrite.shape(mine)[axis] == value:
-                    return self.graph.call_function(torch.ops.aten.sym_size.int, (self.node(mine), axis))
-        for mine, yours in pairs:
-            for axis, (a, b) in enumerate(zip(mine.shape, yours.shape, strict=True)):
-                is_multiple = a != b and ours % a == 0 == value % a and theirs * a == ours * b
-                if is_multiple and self.rewrite.shape(mine)[axis] == a:
-                    size = self.graph.call_function(torch.ops.aten.sym_size.int, (self.node(mine), axis))
-                    return self.graph.call_function(operator.mul, (size, value // a))
-        return value
+        for name, value in arguments.items():
+            arguments[name] = self.dynamic(value, [bound.get(name) for bound in bounds], tensors)
+
+    def dynamic(self, value: Any, runs: list[Any], tensors: list[list[Value]]) -> Any:
+        """`runs` is what the argument was in each run, the first of them the one that is rewritten."""
+        if isinstance(value, list | tuple) and all(isinstance(r, list | tuple) and len(r) == len(value) for r in runs):
+            items = [self.dynamic(v, list(r), tensors) for v, r in zip(value, zip(*runs, strict=True), strict=True)]
+            return type(value)(items)
+        if type(value) is not int or any(type(run) is not int for run in runs) or len(set(runs)) == 1:
+            return value
+        sizes = self.sizes(tensors)
+        for node, new, numbers in sizes:
+            if numbers == runs and new == value:
+                return self.graph.call_function(torch.ops.aten.sym_size.int, node)
+        # A product: for each run in which it differs, a size that differs in that run alone.
+        result: Any = value
+        for which, run in enumerate(runs):
+            if run == runs[0]:
+                continue
+            for node, new, numbers in sizes:
+                varies = [k for k, number in enumerate(numbers) if number != numbers[0]]
+                if varies == [which] and run * numbers[0] == runs[0] * numbers[which] and new == numbers[0]:
+                    size = self.graph.call_function(torch.ops.aten.sym_size.int, node)
+                    whole = self.graph.call_function(operator.mul, (result, size))
+                    result = self.graph.call_function(operator.floordiv, (whole, new))
+                    break
+        return result
+
+    def sizes(self, tensors: list[list[Value]]) -> list[tuple[tuple[fx.Node, int], int, list[int]]]:
+        """Every size at hand that is not the same in all runs: its node, its new value, its value in each run."""
+        found = []
+        for values in zip(*tensors, strict=True):
+            for axis, numbers in enumerate(zip(*(value.shape for value in values), strict=True)):
+                if len(set(numbers)) > 1:
+                    found.append(((self.node(values[0]), axis), self.rewrite.shape(values[0])[axis], list(numbers)))
+        return found
 
     def output(self) -> Any:
         result = self.capture.result
@@ -186,6 +200,81 @@ class _Builder:
         if structure is None or isinstance(structure, bool | int | float | str):
             return structure
         raise UnsupportedModel(f"the model's result holds a {type(structure).__name__}, which a graph cannot make")
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A node by its name, where nodes themselves cannot go."""
+
+    name: str
+
+
+class ShrunkGraph(fx.GraphModule):
+    """A graph module that keeps the whole tree of modules it was given, used by the graph or not.
+
+    fx itself keeps what the graph reads: counters, tied names and each module's mode would be lost.
+    """
+
+    def __init__(self, root: nn.Module, graph: fx.Graph, class_name: str) -> None:
+        super().__init__(root, graph, class_name)
+        for store in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
+            self.__dict__[store] = root.__dict__[store]
+        self.training = root.training
+
+    def bare(self) -> nn.Module:
+        """The tree of modules without the graph."""
+        root = nn.Module()
+        for store in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "training"):
+            root.__dict__[store] = self.__dict__[store]
+        return root
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ShrunkGraph:
+        graph = fx.Graph()
+        graph.output(graph.graph_copy(self.graph, {}))
+        return ShrunkGraph(copy.deepcopy(self.bare(), memo), graph, type(self).__name__)
+
+    def __reduce__(self) -> Any:
+        def written(argument: Any) -> Any:
+            if isinstance(argument, fx.Node):
+                return Reference(argument.name)
+            if isinstance(argument, list | tuple):
+                return type(argument)(map(written, argument))
+            if isinstance(argument, dict):
+                return {key: written(item) for key, item in argument.items()}
+            return argument
+
+        nodes = [
+            (node.op, node.name, target_name(node.target), written(node.args), written(node.kwargs))
+            for node in self.graph.nodes
+        ]
+        return rebuilt, (self.bare(), nodes, type(self).__name__)
+
+
+def target_name(target: Any) -> Any:
+    """Operators by name: they themselves cannot be pickled."""
+    return ("operator", str(target)) if isinstance(target, torch._ops.OpOverload) else target
+
+
+def rebuilt(root: nn.Module, nodes: list[Any], class_name: str) -> ShrunkGraph:
+    """The graph module that was taken apart for pickle."""
+    graph = fx.Graph()
+    known: dict[str, fx.Node] = {}
+
+    def read(argument: Any) -> Any:
+        if isinstance(argument, Reference):
+            return known[argument.name]
+        if isinstance(argument, list | tuple):
+            return type(argument)(map(read, argument))
+        if isinstance(argument, dict):
+            return {key: read(item) for key, item in argument.items()}
+        return argument
+
+    for op, name, target, args, kwargs in nodes:
+        if isinstance(target, tuple):
+            namespace, packet, overload = target[1].split(".")
+            target = getattr(getattr(getattr(torch.ops, namespace), packet), overload)
+        known[name] = graph.create_node(op, target, read(args), read(kwargs), name)
+    return ShrunkGraph(root, graph, class_name)
 
 
 def returns_one(call: Call) -> bool:
@@ -245,7 +334,7 @@ def other_runs(model: nn.Module, inputs: Arguments, capture: Capture) -> list[Ca
         return map_tensors(inputs[0], resize), map_tensors(inputs[1], resize)
 
     found: list[Capture] = []
-    for axes, factor in (((0,), 3), ((2, 3), 2), ((1,), 2)):
+    for axes, factor in (((0,), 3), ((1,), 2), ((2,), 2), ((3,), 2), ((4,), 2)):
         try:
             other = record(model, resized(axes, factor), is_real=False)
         except Stopped:

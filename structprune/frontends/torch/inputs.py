@@ -49,7 +49,8 @@ def as_arguments(example_inputs: Any) -> Arguments:
     if isinstance(example_inputs, tuple | list):
         return tuple(example_inputs), {}
     raise InvalidArgument(
-        f"example_inputs is a {type(example_inputs).__name__}; give a tensor, a tuple of arguments, or a dict of keyword arguments"
+        f"example_inputs is a {type(example_inputs).__name__}; "
+        "give a tensor, a tuple of arguments, or a dict of keyword arguments"
     )
 
 

@@ -18,11 +18,14 @@ SHAPES: dict[str, Shape] = {}
 
 # Pointwise operators whose result has the type of their floating operands.
 POINTWISE = frozenset(
-    """abs add addcmul clamp cos div elu erf exp gelu hardsigmoid hardswish hardtanh leaky_relu log maximum minimum
-    mish mul neg pow reciprocal relu relu6 rsqrt sigmoid silu sin softplus sqrt square sub tanh""".split()
+    (
+        *("abs", "add", "addcmul", "clamp", "cos", "div", "elu", "erf", "exp", "gelu", "hardsigmoid", "hardswish"),
+        *("hardtanh", "leaky_relu", "log", "maximum", "minimum", "mish", "mul", "neg", "pow", "reciprocal", "relu"),
+        *("relu6", "rsqrt", "sigmoid", "silu", "sin", "softplus", "sqrt", "square", "sub", "tanh"),
+    )
 )
-CONTIGUOUS = frozenset("group_norm layer_norm softmax log_softmax".split())
-SAME_SHAPE = frozenset("batch_norm dropout group_norm instance_norm layer_norm rms_norm softmax log_softmax".split())
+CONTIGUOUS = frozenset(("group_norm", "layer_norm", "softmax", "log_softmax"))
+SAME_SHAPE = CONTIGUOUS | {"batch_norm", "dropout", "instance_norm", "rms_norm"}
 
 
 def quick_shape(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
