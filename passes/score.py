@@ -39,21 +39,20 @@ def criterion(name: str) -> Callable[[Criterion], Criterion]:
 def score(groups: Sequence[Group], arrays: Mapping[str, Array], how: str | Criterion) -> dict[Dim, Scores]:
     """The scores of all groups by one criterion."""
     if isinstance(how, str):
-        if how not in CRITERIA:
-            raise InvalidArgument(
-                f"score={how!r} is unknown; there are {', '.join(sorted(CRITERIA))}, or give a function"
-            )
         how = CRITERIA[how]
     result: dict[Dim, Scores] = {}
     for group in groups:
-        scores = to_numpy(how(group, slices_of(group, arrays)))
+        given = how(group, slices_of(group, arrays))
+        try:
+            scores = to_numpy(given)
+        except (TypeError, ValueError) as error:
+            raise InvalidArgument(f"the score of {group.name} is {given!r}: not one number per index") from error
         if scores.shape != (group.size,):
             raise InvalidArgument(
                 f"the score of {group.name} has shape {scores.shape}, but the group has {group.size} indices"
             )
-        if not np.isfinite(scores).all():
-            scores = np.nan_to_num(scores, nan=0.0)
-        result[group.dim] = scores
+        # A filter with broken weights is the first to go.
+        result[group.dim] = np.nan_to_num(scores, nan=0.0, posinf=0.0, neginf=0.0)
     return result
 
 
@@ -123,6 +122,7 @@ criterion("linf")(by_norm(float("inf")))
 @criterion("fpgm")
 def geometric_median(group: Group, weights: Sequence[Array]) -> Array:
     """The distance to the geometric median of the group's filters: those near it are replaceable."""
+    weights = [finite(each) for each in weights]
     share: Scores = np.full(group.size, 1 / group.size)
     distances: Scores = np.zeros(group.size)
     # Weiszfeld's iteration; the weights say how much each filter counts for the median.
@@ -151,6 +151,13 @@ def batch_norm_scale(group: Group, weights: Sequence[Array]) -> Array:
     return CRITERIA["l2"](group, gammas or weights)
 
 
+def finite(array: Array) -> Array:
+    """One broken weight must not spread to all filters through the median."""
+    xp = array_namespace(array)
+    is_finite = xp.isfinite(array)
+    return array if bool(xp.all(is_finite)) else xp.where(is_finite, array, xp.zeros_like(array))
+
+
 def random_scores(seed: int) -> Criterion:
     generator = np.random.default_rng(seed)
 
@@ -160,5 +167,7 @@ def random_scores(seed: int) -> Criterion:
 
     return draw
 
+
+criterion("random")(random_scores(0))
 
 __all__ = ["CRITERIA", "Criterion", "criterion", "random_scores", "score"]

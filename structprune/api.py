@@ -7,21 +7,20 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import isfinite
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from structprune.analysis import Analysis
 from structprune.axis import Kept
-from structprune.errors import InvalidArgument, UnsupportedRatio
+from structprune.errors import InvalidArgument, PlanMismatch, UnsupportedRatio
 from structprune.frontends import read
 from structprune.frontends.protocol import Constraints
 from structprune.passes.group import Group
-from structprune.passes.score import Criterion, random_scores, score
+from structprune.passes.score import CRITERIA, Criterion, random_scores, score
 from structprune.passes.select import alignment, bundles, select
-from structprune.plan import Plan, make_plan
+from structprune.plan import OUTPUTS, VERIFICATIONS, Plan, make_plan
 
-OUTPUTS = ("auto", "module", "graph")
-VERIFICATIONS = ("shapes", "numeric", None)
 SCOPES = ("global", "uniform")
 
 
@@ -84,7 +83,8 @@ def plan(
     seed: int = 0,
 ) -> Plan:
     """The decision that `shrink` would carry out."""
-    check_options(ratio, scope, align, output, verify)
+    check_options(ratio, of, score, scope, align, output, verify, seed)
+    exclude, only = as_patterns("exclude", exclude), as_patterns("only", only)
     with paused_collector():
         return decide(model, ratio, example_inputs, of, score, scope, exclude, only, align, output, verify, seed)
 
@@ -142,22 +142,40 @@ def analyze(model: Any, example_inputs: Any = None) -> Analysis:
 def load(model: Any, plan_path: str | Path, state_dict: Mapping[str, Any]) -> Any:
     """Rebuild a shrunk model from its original class, a saved plan and a state dict. No pickle."""
     small = Plan.load(plan_path).apply(model)
-    small.load_state_dict(state_dict)
+    try:
+        small.load_state_dict(state_dict)
+    except RuntimeError as error:
+        raise PlanMismatch(f"the state dict does not fit the plan {plan_path}: {error}") from error
     return small
 
 
-def check_options(ratio: float, scope: str, align: int, output: str, verify: str | None) -> None:
-    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not isfinite(ratio) or not 0 <= ratio < 1:
+def check_options(ratio: Any, of: Any, score: Any, scope: Any, align: Any, output: Any, verify: Any, seed: Any) -> None:
+    if isinstance(ratio, bool) or not isinstance(ratio, Real) or not isfinite(ratio) or not 0 <= float(ratio) < 1:
         raise InvalidArgument(f"ratio={ratio!r} is not usable: give the share to remove, a number from 0 to below 1")
-    if isinstance(align, bool) or not isinstance(align, int) or align < 1:
-        raise InvalidArgument(f"align={align!r} is not usable: give a whole number, 1 or more")
+    for name, value, least in (("align", align, 1), ("seed", seed, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InvalidArgument(f"{name}={value!r} is not usable: give a whole number, {least} or more")
     for name, value, known in (
+        ("of", of, ("params", "macs", "channels")),
         ("scope", scope, SCOPES),
         ("output", output, OUTPUTS),
         ("verify", verify, VERIFICATIONS),
     ):
         if value not in known:
             raise InvalidArgument(f"{name}={value!r} is unknown; choose one of {', '.join(map(repr, known))}")
+    if not callable(score) and (not isinstance(score, str) or score not in CRITERIA):
+        raise InvalidArgument(
+            f"score={score!r} is unknown; there are {', '.join(sorted(CRITERIA))}, or give a function "
+            "(group, weights) -> one number per index"
+        )
+
+
+def as_patterns(name: str, patterns: Any) -> tuple[str, ...]:
+    if isinstance(patterns, str):
+        return (patterns,)
+    if not isinstance(patterns, Sequence) or not all(isinstance(pattern, str) for pattern in patterns):
+        raise InvalidArgument(f"{name}={patterns!r} is not usable: give a name pattern or a list of them")
+    return tuple(patterns)
 
 
 def admitted(analysis: Analysis, exclude: Sequence[str], only: Sequence[str]) -> list[Group]:
@@ -219,6 +237,9 @@ class Chooser:
             if entries / total >= 0.01
         ]
         held = f" Frozen parameters: {', '.join(causes)}." if causes else ""
+        left_out = len(self.analysis.groups) - len(self.groups)
+        if left_out:
+            held += f" exclude and only leave {left_out} of {len(self.analysis.groups)} groups whole."
         return (
             f"{self.ratio:g} of the {self.of} cannot be removed. {limit}.{held} "
             "structprune.analyze(model, example_inputs) lists what holds the rest."

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,14 @@ import numpy as np
 
 from structprune.analysis import Analysis
 from structprune.axis import Kept
-from structprune.errors import PlanMismatch, VerificationError
+from structprune.errors import InvalidArgument, PlanMismatch, VerificationError
 from structprune.frontends import read
 from structprune.frontends.protocol import Constraints, Realized
 from structprune.report import Report, make_report
 
 VERSION = 1
+OUTPUTS = ("auto", "module", "graph")
+VERIFICATIONS = ("shapes", "numeric", None)
 
 
 @dataclass(slots=True)
@@ -72,9 +76,12 @@ class Plan:
             group = groups.get(name)
             if group is None:
                 raise PlanMismatch(f"the plan keeps indices of the group {name!r}, which this model does not have")
-            if not indices or sorted(set(indices)) != list(indices) or indices[0] < 0 or indices[-1] >= group.size:
+            if self.sizes.get(name, group.size) != group.size:
+                raise PlanMismatch(f"the group {name!r} has {group.size} indices, but {self.sizes[name]} in the plan")
+            if not are_indices(indices, group.size):
                 raise PlanMismatch(
-                    f"the plan's indices of {name!r} must be different, ascending, and between 0 and {group.size - 1}"
+                    f"the plan's indices of {name!r} must be whole numbers, different, ascending, "
+                    f"and between 0 and {group.size - 1}"
                 )
             if len(indices) < group.size:
                 kept[group.dim] = np.asarray(indices, dtype=np.int64)
@@ -84,6 +91,8 @@ class Plan:
         """Refuse a model that the plan was not made for, naming the first difference."""
         from structprune.frontends.names import stored_shapes
 
+        if not hasattr(model, "named_parameters"):
+            raise InvalidArgument(f"a plan is applied to a torch.nn.Module, not to a {type(model).__name__}")
         shapes = stored_shapes(model)
         for name, planned in self.shapes.items():
             if name not in shapes:
@@ -117,6 +126,7 @@ class Plan:
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 json.dump(data, file, indent=1)
+            os.chmod(beside, 0o666 & ~current_umask())
             os.replace(beside, path)
         except BaseException:
             Path(beside).unlink(missing_ok=True)
@@ -129,25 +139,31 @@ class Plan:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise PlanMismatch(f"the plan {path} cannot be read: {error.strerror}") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise PlanMismatch(f"{path} is not a whole plan file: {error}") from error
         if not isinstance(data, dict) or "structprune_plan" not in data:
             raise PlanMismatch(f"{path} is not a structprune plan")
-        if data["structprune_plan"] != VERSION:
+        if data["structprune_plan"] is True or data["structprune_plan"] != VERSION:
             raise PlanMismatch(
                 f"{path} is a plan of version {data['structprune_plan']}; this structprune reads version {VERSION}"
             )
         try:
-            return cls(
+            made = cls(
                 model=str(data["model"]),
                 shapes={str(name): tuple(map(int, shape)) for name, shape in data["shapes"].items()},
                 inputs=data["inputs"],
-                keep={str(name): list(map(int, group["keep"])) for name, group in data["groups"].items()},
+                keep={str(name): group["keep"] for name, group in data["groups"].items()},
                 sizes={str(name): int(group["size"]) for name, group in data["groups"].items()},
                 options=dict(data["options"]),
                 output=str(data["output"]),
                 verify=data["verify"],
             )
+            for name, indices in made.keep.items():
+                if not isinstance(indices, list) or not are_indices(indices, made.sizes[name]):
+                    raise PlanMismatch(f"{path}: the indices kept of {name!r} are not usable")
+            if made.output not in OUTPUTS or made.verify not in VERIFICATIONS:
+                raise PlanMismatch(f"{path}: output={made.output!r} or verify={made.verify!r} is unknown")
+            return made
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PlanMismatch(f"{path} is not a whole plan: {type(error).__name__} at {error}") from error
 
@@ -158,6 +174,20 @@ class Plan:
         return (
             f"a plan for a {self.model}: {len(self.keep)} groups cut, {kept} of {sum(self.sizes.values())} indices stay"
         )
+
+
+def are_indices(indices: Sequence[Any], size: int) -> bool:
+    """Whole numbers, different, ascending, inside the group; at least one."""
+    if not indices or any(type(index) is not int for index in indices):
+        return False
+    ascending = all(a < b for a, b in itertools.pairwise(indices))
+    return ascending and indices[0] >= 0 and indices[-1] < size
+
+
+def current_umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def described(model: Any, inputs: Any) -> Any:

@@ -5,6 +5,7 @@ A rule reads operands and answers with a `Meeting`. It decides nothing and chang
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -67,9 +68,11 @@ def multilinear(kind: str, text: str, factors: int = 2) -> None:
     """Register a rule in one line: the first `factors` inputs are multiplied, the others added."""
     notation = parse(text)
 
-    @rule(kind)
     def apply(op: Op, *operands: Operand | None) -> Meeting:
         return contract(notation, factors, op, operands)
+
+    apply.__module__ = sys._getframe(1).f_globals["__name__"]
+    rule(kind)(apply)
 
 
 def contract(

@@ -197,7 +197,7 @@ def test_the_file_is_plain_json(saved: Path) -> None:
 
 
 def test_options_are_written_as_given(tmp_path: Path) -> None:
-    plan = structprune.plan(net(), 0.2, X, exclude="head", only=["first", "norm"], align=2, score="random", seed=3)
+    plan = structprune.plan(net(), 0.16, X, exclude="head", only=["first", "norm"], align=2, score="random", seed=3)
     plan.save(tmp_path / "plan.json")
     options = Plan.load(tmp_path / "plan.json").options
     assert options["exclude"] == ["head"] and options["only"] == ["first", "norm"]

@@ -97,6 +97,9 @@ class Block(nn.Module):
             case _:
                 self.kind = "nothing"
 
+    def extra_repr(self) -> str:
+        return f"{self.kind} {self.option}, {self.width} -> {self.out}"
+
     def forward(self, x: Tensor) -> Tensor:
         match self.kind:
             case "layer" | "norm" | "activation" | "grouped":

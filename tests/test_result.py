@@ -660,8 +660,7 @@ def no_gradient(model: nn.Module, inputs: Tensor) -> set[str]:
     return {key for key, parameter in twin.named_parameters() if parameter.grad is None}
 
 
-@pytest.mark.parametrize("build", [Block, Literal])
-@pytest.mark.parametrize("output", ["module", "graph"])
+@pytest.mark.parametrize(("build", "output"), [(Block, "module"), (Block, "graph"), (Literal, "graph")])
 def test_train_and_eval_toggle_dropout_and_batch_norm(build: Callable[[], nn.Module], output: str) -> None:
     model = seeded(build).eval()
     x = images(4, 3, 8, 8)
@@ -991,7 +990,7 @@ def test_shrinking_twice() -> None:
 
 def test_a_graph_can_be_shrunk_again() -> None:
     model, x = seeded(Literal).eval(), images(2, 3, 8, 8)
-    once = graph_of(model, x, 0.3)
-    twice = structprune.shrink(once, 0.3, x)
-    assert abs(1 - count(twice) / count(once) - 0.3) <= 0.01
+    once = graph_of(model, x, 0.5)
+    twice = structprune.shrink(once, 0.25, x)
+    assert abs(1 - count(twice) / count(once) - 0.25) <= 0.01
     assert twice(x).shape == (2, 5)

@@ -297,8 +297,9 @@ def test_heads_norm_groups_conv_groups_and_alignment(
     torch.manual_seed(0)
     model = Together(96, heads, norm_groups, conv_groups).double().eval()
     x = torch.randn(2, 3, 10, dtype=torch.float64)
-    small = structprune.shrink(model, 0.6, x, output=output, align=align, verify="numeric")
-    assert abs(1 - count(small) / count(model) - 0.6) <= TOLERANCE
+    # The other widths alone do not hold so much: the one in question has to give way.
+    small = structprune.shrink(model, 0.8, x, output=output, align=align, verify="numeric")
+    assert abs(1 - count(small) / count(model) - 0.8) <= TOLERANCE
     width = small.get_parameter("norm.weight").shape[0]
     assert width < 96 and width % align == 0
     for name in ("enter", "mix", "v", "down"):
@@ -345,7 +346,9 @@ def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
-@pytest.mark.parametrize("patterns", [["stage1"], ["stage1.*"], "stage1", ["stage1.0.conv1.weight"], ["stage2.*.conv?.*"]])
+@pytest.mark.parametrize(
+    "patterns", [["stage1"], ["stage1.*"], "stage1", ["stage1.0.conv1.weight"], ["stage2.*.conv?.*"]]
+)
 def test_excluded_parameters_keep_their_shapes(patterns: Any) -> None:
     """Inputs too: a peer pruned what was ignored, because its inputs changed."""
     model, inputs = models_zoo.build("resnet20")

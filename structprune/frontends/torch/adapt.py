@@ -8,7 +8,7 @@ are then tied; the width cannot change in this class, and is frozen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -23,7 +23,7 @@ from structprune.frontends.protocol import Choose, Constraints
 from structprune.frontends.torch.capture import raised_at, record
 from structprune.frontends.torch.compare import Comparison, Difference
 from structprune.frontends.torch.lower import bind
-from structprune.frontends.torch.module import fill, mend, small_copy
+from structprune.frontends.torch.module import mend, small_copy
 from structprune.frontends.torch.record import Arguments, Call, Capture, Stopped
 from structprune.graph import Op, Value
 from structprune.passes.propagate import Solution
@@ -60,32 +60,40 @@ class Adapter:
 
     def adapt(self, choose: Choose) -> Adapted:
         """Try, learn from the first difference, and try again."""
-        reason, kept, known = "", choose(self.constraints), self.constraints.count
-        # Code that was given sizes which change most often holds them in attributes.
-        self.widened = self.types_given_sizes(Rewrite(self.solution, kept))
+        first = Rewrite(self.solution, choose(self.constraints))
+        # Code that is given sizes which change most often holds them in attributes: mend those at once.
+        # Where that replaces a number which only looked like a size, begin again and mend one by one.
+        eager = self.attempts(choose, first, self.types_given_sizes(first))
+        if eager.rewrite is not None or not self.types_given_sizes(first):
+            return eager
+        self.constraints = Constraints()
+        return self.attempts(choose, first, set())
+
+    def attempts(self, choose: Choose, rewrite: Rewrite, widened: set[type]) -> Adapted:
+        reason, known, self.widened = "", 0, widened
         for _ in range(ATTEMPTS):
-            try:
-                if known != self.constraints.count:
-                    kept, known = choose(self.constraints), self.constraints.count
-            except UnsupportedRatio as error:
-                return Adapted(None, reason=f"{reason}; without the widths it holds, {error}")
-            rewrite = Rewrite(self.solution, kept)
+            if known != self.constraints.count:
+                try:
+                    rewrite, known = Rewrite(self.solution, choose(self.constraints)), self.constraints.count
+                except UnsupportedRatio as error:
+                    return Adapted(None, reason=f"{reason}; without the widths it holds, {error}")
             sizes = self.sizes(rewrite)
             mends = {key: next(iter(news)) for key, news in sizes.items() if len(news) == 1}
             small = small_copy(self.model, rewrite.edits(), is_filled=self.capture.is_real)
             mend(small, mends)
             difference, cause = self.check(small, rewrite)
             if difference is None:
-                return Adapted(rewrite, partial(self.finish, small, rewrite))
+                return Adapted(rewrite, partial(self.finish, rewrite, mends))
             op = self.ops[min(difference.index, len(self.ops) - 1)]
             reason = f"{op}: {cause or difference.problem}"
             if not self.learn(difference, op, rewrite):
                 break
         return Adapted(None, reason=reason)
 
-    def finish(self, small: nn.Module, rewrite: Rewrite) -> nn.Module:
-        if not self.capture.is_real:
-            fill(small, self.model, rewrite.edits())
+    def finish(self, rewrite: Rewrite, mends: Mapping[tuple[str, int], int]) -> nn.Module:
+        """Made only now: the model may have been trained since the decision."""
+        small = small_copy(self.model, rewrite.edits())
+        mend(small, mends)
         return small
 
     def check(self, small: nn.Module, rewrite: Rewrite) -> tuple[Difference | None, str]:

@@ -403,6 +403,11 @@ def record(model: nn.Module, inputs: Arguments, is_real: bool) -> Capture:
             result = model(*args, **kwargs)
         except Exception as error:
             raise Stopped(recorder.calls, entering, recorder.constants, error) from error
+    if next(tensors_in(result), None) is None:
+        raise CaptureError(
+            f"{type(model).__name__}'s forward gives back no tensor, but a {type(result).__name__}: "
+            "nothing says what the smaller model must compute"
+        )
     outputs = [recorder.value(tensor) for tensor in tensors_in(result)]
     return Capture(
         calls=recorder.calls,

@@ -71,7 +71,7 @@ class TorchFrontend:
             note = adapted.reason
             if output == "module" or self.capture.is_real:
                 raise UnsupportedModel(
-                    f"the result cannot be a {self.model_name}: {note}. "
+                    f"the result cannot be a {self.model_name}: {note.rstrip('.')}. "
                     + ("Its control flow depends on data, so no graph can stand for it either."
                        if self.is_bound_to_data() else "output='graph' or 'auto' gives a torch.fx.GraphModule.")
                 )  # fmt: skip
@@ -142,6 +142,8 @@ def refuse(model: nn.Module) -> None:
                 "shrink the floating-point model, then quantize"
             )
     for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise UnsupportedModel(f"{name} is on the meta device and has no values: load the weights, then shrink")
         if is_lazy(parameter):
             raise UnsupportedModel(f"{name} has no shape yet: run the model once, then shrink it")
     if not any(parameter.numel() for parameter in model.parameters()):

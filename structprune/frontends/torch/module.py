@@ -36,7 +36,7 @@ def small_copy(model: nn.Module, edits: Edits, is_filled: bool = True) -> nn.Mod
 
     Without `is_filled`, trained parameters have their new shapes but no values yet.
     """
-    memo: dict[int, Any] = {}
+    memo: dict[int, Any] = {id(tensor): tensor.detach().clone() for tensor in computed(model)}
     trained = {id(parameter) for parameter in model.parameters()}
     for name, tensor in stored(model):
         if id(tensor) in memo or (name not in edits and (is_filled or id(tensor) not in trained)):
@@ -62,14 +62,12 @@ def small_copy(model: nn.Module, edits: Edits, is_filled: bool = True) -> nn.Mod
         ) from error
 
 
-def fill(small: nn.Module, model: nn.Module, edits: Edits) -> None:
-    """Give the parameters of an unfilled copy their values."""
-    originals = dict(stored(model))
-    for name, parameter in small.named_parameters():
-        if name in edits:
-            parameter.data = sliced(originals[name], edits[name])
-        else:
-            parameter.data = originals[name].detach().clone()
+def computed(model: nn.Module) -> Iterator[Tensor]:
+    """Tensors with a history that hang on modules (the old weight norm leaves one): torch cannot copy them."""
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                yield value
 
 
 def stored(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

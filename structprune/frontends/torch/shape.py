@@ -92,6 +92,12 @@ def shape_of(*names: str) -> Callable[[Shape], Shape]:
     return register
 
 
+def same_type(x: Tensor, weight: Tensor) -> None:
+    """Shapes alone do not tell that real tensors would be refused."""
+    if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise RuntimeError(f"the input has type {x.dtype}, the weight {weight.dtype}")
+
+
 @shape_of("conv2d")
 def conv2d(
     x: Tensor,
@@ -102,7 +108,8 @@ def conv2d(
     dilation: Any = (1, 1),
     groups: int = 1,
 ) -> Tensor | None:
-    if x.dim() != 4 or x.shape[1] != weight.shape[1] * groups or x.dtype != weight.dtype:
+    same_type(x, weight)
+    if x.dim() != 4 or x.shape[1] != weight.shape[1] * groups:
         return None
     if not x.is_contiguous() or not weight.is_contiguous() or isinstance(padding, str):
         return None
@@ -116,7 +123,8 @@ def conv2d(
 
 @shape_of("linear")
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
-    if x.dim() < 2 or x.shape[-1] != weight.shape[-1] or weight.dim() != 2 or x.dtype != weight.dtype:
+    same_type(x, weight)
+    if x.dim() < 2 or x.shape[-1] != weight.shape[-1] or weight.dim() != 2:
         return None
     return like(x, (*x.shape[:-1], weight.shape[0]))
 
