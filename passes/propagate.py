@@ -10,7 +10,7 @@ from structprune.graph import Graph, Op, Value
 from structprune.rule import RULES, Meeting, Operand, Zeros
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Solution:
     """The axes of every value, solved."""
 

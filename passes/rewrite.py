@@ -11,7 +11,7 @@ from structprune.graph import Shape, Value
 from structprune.passes.propagate import Solution
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Rewrite:
     """The consequences of keeping some indices, for every value of a solved graph."""
 

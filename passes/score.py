@@ -122,7 +122,14 @@ criterion("linf")(by_norm(float("inf")))
 @criterion("fpgm")
 def geometric_median(group: Group, weights: Sequence[Array]) -> Array:
     """The distance to the geometric median of the group's filters: those near it are replaceable."""
-    weights = [finite(each) for each in weights]
+    is_broken = np.zeros(group.size, dtype=bool)
+    for each in weights:
+        xp = array_namespace(each)
+        is_broken |= (
+            to_numpy(xp.any(~xp.isfinite(each), axis=others(each)) if each.ndim > 1 else ~xp.isfinite(each)) > 0
+        )
+    # One broken weight must not spread to all filters through the median.
+    weights = [finite(each) for each in weights] if is_broken.any() else weights
     share: Scores = np.full(group.size, 1 / group.size)
     distances: Scores = np.zeros(group.size)
     # Weiszfeld's iteration; the weights say how much each filter counts for the median.
@@ -138,7 +145,7 @@ def geometric_median(group: Group, weights: Sequence[Array]) -> Array:
         distances = np.sqrt(squares)
         inverse = 1 / np.maximum(distances, 1e-12 * max(distances.max(), 1e-300))
         share = inverse / inverse.sum()
-    return distances
+    return np.where(is_broken, 0.0, distances)
 
 
 @criterion("bn_scale")
@@ -152,10 +159,8 @@ def batch_norm_scale(group: Group, weights: Sequence[Array]) -> Array:
 
 
 def finite(array: Array) -> Array:
-    """One broken weight must not spread to all filters through the median."""
     xp = array_namespace(array)
-    is_finite = xp.isfinite(array)
-    return array if bool(xp.all(is_finite)) else xp.where(is_finite, array, xp.zeros_like(array))
+    return xp.where(xp.isfinite(array), array, xp.zeros_like(array))
 
 
 def random_scores(seed: int) -> Criterion:

@@ -13,7 +13,7 @@ from math import ceil, gcd
 
 import numpy as np
 
-from structprune.axis import Axis, Dim, Kept, Product, Sum
+from structprune.axis import Axis, Dim, Kept, Product, Sum, variables
 from structprune.errors import UnsupportedRatio
 from structprune.passes.group import Group
 from structprune.passes.measure import Counts, Measure
@@ -82,8 +82,6 @@ def alignment(axes: Iterable[Axis], frozen: Mapping[Dim, object], align: int) ->
     if align <= 1:
         return multiples
     for axis in axes:
-        if axis.size % align and axis.size > align:
-            continue
         for part in axis.parts if isinstance(axis, Sum) else (axis,):
             needed = align
             factors = part.factors if isinstance(part, Product) else (part,)
@@ -92,7 +90,7 @@ def alignment(axes: Iterable[Axis], frozen: Mapping[Dim, object], align: int) ->
                     needed //= gcd(needed, factor.size)
             for factor in reversed(factors):
                 if isinstance(factor, Dim) and factor not in frozen and needed > 1:
-                    own = gcd(needed, factor.size)
+                    own = needed if factor.size >= needed else gcd(needed, factor.size)
                     before = multiples.get(factor, 1)
                     multiples[factor] = own * before // gcd(own, before)
                     needed //= own
@@ -139,6 +137,20 @@ def near_enough(
         coarse = sorted((k for k, step in enumerate(taken) if step), key=lambda k: len(choices[k].sizes))
         waiting += [[taken[j] - 1 if j == k else limit for j, limit in enumerate(allowed)] for k in coarse[:4]]
     raise UnsupportedRatio(f"The nearest ratio that can be reached: {ratio + nearest:.4f}")
+
+
+def movable(axes: Iterable[Axis], frozen: Mapping[Dim, object]) -> set[Dim]:
+    """Of each product one factor, the largest: a width then loses the share that its factor loses."""
+    held: set[Dim] = set()
+    free: set[Dim] = set()
+    for axis in axes:
+        for part in axis.parts if isinstance(axis, Sum) else (axis,):
+            leaves = [leaf for leaf in variables(part) if leaf not in frozen]
+            free.update(leaves)
+            if isinstance(part, Product) and len(leaves) > 1:
+                largest = max(leaves, key=lambda leaf: leaf.size)
+                held.update(leaf for leaf in leaves if leaf is not largest)
+    return free - held
 
 
 def keep(scores: Scores, count: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

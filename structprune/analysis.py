@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from structprune.axis import Axis, Dim, Freeze, Product, Sum
+from structprune.axis import Axis, Dim, Freeze, Product, Sum, variables
 from structprune.errors import InvalidArgument
 from structprune.frontends.protocol import Frontend
 from structprune.graph import Op, Value
@@ -55,25 +52,18 @@ class Analysis:
                 shares[key] = (cause, shares.get(key, (cause, 0))[1] + prod(value.shape))
         return sorted(shares.values(), key=lambda item: -item[1])
 
-    def matching(self, patterns: Sequence[str]) -> set[str]:
-        """The parameters that a pattern names, themselves or by their module."""
-        if isinstance(patterns, str):
-            patterns = (patterns,)
-        names = list(self.frontend.shapes())
-        found: set[str] = set()
-        for pattern in patterns:
-            hits = {
-                name
-                for name in names
-                if fnmatchcase(name, pattern)
-                or any(fnmatchcase(name[: end.start()], pattern) for end in re.finditer(r"\.", name))
-            }
-            if not hits:
-                raise InvalidArgument(
-                    f"the pattern {pattern!r} matches no parameter and no module; names look like {names[0]!r}"
-                )
-            found |= hits
-        return found
+    @cached_property
+    def partly_frozen(self) -> list[tuple[Freeze, int]]:
+        """Causes that hold one width of a parameter whose other width is free, with its entries."""
+        shares: dict[str, tuple[Freeze, int]] = {}
+        for value in self.solution.graph.parameters.values():
+            axes = self.solution.expanded(value)
+            held = [axis for axis in axes[:2] if axis.size > 1 and self.solution.is_held(axis)]
+            if not value.is_trained or len(axes) < 2 or not held:
+                continue
+            for cause in {self.solution.system.frozen[leaf] for axis in held for leaf in variables(axis)}:
+                shares[cause.reason] = (cause, shares.get(cause.reason, (cause, 0))[1] + prod(value.shape))
+        return sorted(shares.values(), key=lambda item: -item[1])
 
     # -- explanations --------------------------------------------------------------------------
 

@@ -15,10 +15,12 @@ from structprune.analysis import Analysis
 from structprune.axis import Kept
 from structprune.errors import InvalidArgument, PlanMismatch, UnsupportedRatio
 from structprune.frontends import read
+from structprune.frontends.names import matching, stored
 from structprune.frontends.protocol import Constraints
 from structprune.passes.group import Group
+from structprune.passes.measure import channels
 from structprune.passes.score import CRITERIA, Criterion, random_scores, score
-from structprune.passes.select import alignment, bundles, select
+from structprune.passes.select import alignment, bundles, movable, select
 from structprune.plan import OUTPUTS, VERIFICATIONS, Plan, make_plan
 
 SCOPES = ("global", "uniform")
@@ -85,32 +87,15 @@ def plan(
     """The decision that `shrink` would carry out."""
     check_options(ratio, of, score, scope, align, output, verify, seed)
     exclude, only = as_patterns("exclude", exclude), as_patterns("only", only)
+    names = [name for name, _ in stored(model)]
+    excluded, wanted = matching(names, exclude), matching(names, only) if only else set(names)
     with paused_collector():
-        return decide(model, ratio, example_inputs, of, score, scope, exclude, only, align, output, verify, seed)
-
-
-def decide(
-    model: Any,
-    ratio: float,
-    example_inputs: Any,
-    of: str,
-    score: str | Criterion,
-    scope: str,
-    exclude: Sequence[str],
-    only: Sequence[str],
-    align: int,
-    output: str,
-    verify: str | None,
-    seed: int,
-) -> Plan:
-    """The passes, one after another."""
-    analysis = analyze(model, example_inputs)
-    analysis.measure(of)
-    groups = admitted(analysis, exclude, only)
-    chooser = Chooser(analysis, groups, ratio, of, score, scope, align, seed)
-    realized = analysis.frontend.realize(analysis.solution, chooser, output)
+        analysis = analyze(model, example_inputs)
+        groups = admitted(analysis.groups, excluded, wanted)
+        chooser = Chooser(analysis, groups, ratio, of, score, scope, align, seed)
+        realized = analysis.frontend.realize(analysis.solution, chooser, output)
     options = {
-        "ratio": ratio,
+        "ratio": float(ratio),
         "of": of,
         "score": score if isinstance(score, str) else getattr(score, "__name__", "a function"),
         "scope": scope,
@@ -178,20 +163,14 @@ def as_patterns(name: str, patterns: Any) -> tuple[str, ...]:
     return tuple(patterns)
 
 
-def admitted(analysis: Analysis, exclude: Sequence[str], only: Sequence[str]) -> list[Group]:
-    """The groups that the user's patterns leave."""
-    groups = analysis.groups
-    if exclude:
-        names = analysis.matching(exclude)
-        groups = [group for group in groups if not any(member.parameter in names for member in group.members)]
-    if only:
-        names = analysis.matching(only)
-        groups = [
-            group
-            for group in groups
-            if any(member.parameter in names and not member.is_entering for member in group.members)
-        ]
-    return groups
+def admitted(groups: Sequence[Group], excluded: set[str], wanted: set[str]) -> list[Group]:
+    """The groups that touch nothing excluded, and that something wanted makes."""
+    return [
+        group
+        for group in groups
+        if not any(member.parameter in excluded for member in group.members)
+        and any(member.parameter in wanted and not member.is_entering for member in group.members)
+    ]
 
 
 class Chooser:
@@ -219,12 +198,16 @@ class Chooser:
         graph, frozen = analysis.solution.graph, analysis.solution.system.frozen
         axes = [a for value in graph.parameters.values() if value.is_trained for a in analysis.solution.expanded(value)]
         self.multiples = alignment(axes, frozen, align)
+        if of == "channels":
+            can_move = movable(axes, frozen)
+            self.groups = [group for group in groups if group.dim in can_move]
 
     def __call__(self, constraints: Constraints) -> Kept:
         groups = [group for group in self.groups if group.dim not in constraints.frozen]
         choices = bundles(groups, self.multiples, constraints.ties)
         try:
-            return select(choices, self.scores, self.analysis.measure(self.of), self.ratio, self.scope)
+            measure = channels(self.groups) if self.of == "channels" else self.analysis.measure(self.of)
+            return select(choices, self.scores, measure, self.ratio, self.scope)
         except UnsupportedRatio as error:
             raise UnsupportedRatio(self.why(str(error))) from error
 
@@ -233,7 +216,7 @@ class Chooser:
         causes = [
             f"{entries / total:.2f} of them by {cause.reason!r}"
             + (f" ({cause.where})" if cause.where is not None else "")
-            for cause, entries in self.analysis.frozen[:2]
+            for cause, entries in (self.analysis.frozen[:2] or self.analysis.partly_frozen[:2])
             if entries / total >= 0.01
         ]
         held = f" Frozen parameters: {', '.join(causes)}." if causes else ""

@@ -29,8 +29,9 @@ class Value:
     parameter: str | None = None
     is_trained: bool = False
     is_mask: bool = False
-    producer: Op | None = None
-    base: Value | None = None
+    # Not shown: a value would show the whole graph behind it.
+    producer: Op | None = field(default=None, repr=False)
+    base: Value | None = field(default=None, repr=False)
 
 
 @dataclass(slots=True, eq=False)
@@ -43,13 +44,13 @@ class Op:
     outputs: tuple[Value, ...]
     attributes: Mapping[str, object] = field(default_factory=dict)
     where: Where = Where()
-    source: Any = None
+    source: Any = field(default=None, repr=False)
 
     def __str__(self) -> str:
         return f"{self.name} at {self.where}" if str(self.where) else self.name
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Graph:
     """Operators in the order in which they run."""
 

@@ -15,12 +15,17 @@ import numpy as np
 
 from structprune.analysis import Analysis
 from structprune.axis import Kept
-from structprune.errors import InvalidArgument, PlanMismatch, VerificationError
+from structprune.errors import PlanMismatch, VerificationError
 from structprune.frontends import read
+from structprune.frontends.names import stored_shapes
 from structprune.frontends.protocol import Constraints, Realized
 from structprune.report import Report, make_report
 
 VERSION = 1
+DTYPES = (
+    *("float64", "float32", "float16", "bfloat16", "complex64", "complex128"),
+    *("int64", "int32", "int16", "int8", "uint8", "bool"),
+)
 OUTPUTS = ("auto", "module", "graph")
 VERIFICATIONS = ("shapes", "numeric", None)
 
@@ -89,10 +94,6 @@ class Plan:
 
     def check(self, model: Any) -> None:
         """Refuse a model that the plan was not made for, naming the first difference."""
-        from structprune.frontends.names import stored_shapes
-
-        if not hasattr(model, "named_parameters"):
-            raise InvalidArgument(f"a plan is applied to a torch.nn.Module, not to a {type(model).__name__}")
         shapes = stored_shapes(model)
         for name, planned in self.shapes.items():
             if name not in shapes:
@@ -161,6 +162,8 @@ class Plan:
             for name, indices in made.keep.items():
                 if not isinstance(indices, list) or not are_indices(indices, made.sizes[name]):
                     raise PlanMismatch(f"{path}: the indices kept of {name!r} are not usable")
+            if not describes_inputs(made.inputs):
+                raise PlanMismatch(f"{path}: its description of the model's inputs is not usable")
             if made.output not in OUTPUTS or made.verify not in VERIFICATIONS:
                 raise PlanMismatch(f"{path}: output={made.output!r} or verify={made.verify!r} is unknown")
             return made
@@ -170,10 +173,10 @@ class Plan:
     def __str__(self) -> str:
         if self.report is not None:
             return str(self.report)
-        kept = sum(len(indices) for indices in self.keep.values())
-        return (
-            f"a plan for a {self.model}: {len(self.keep)} groups cut, {kept} of {sum(self.sizes.values())} indices stay"
-        )
+        settings = ", ".join(f"{name}={value!r}" for name, value in self.options.items() if value not in ([], None))
+        lines = [f"a plan for a {self.model} ({settings}): {len(self.keep)} groups cut"]
+        lines += [f"  {name}: {self.sizes[name]} -> {len(indices)}" for name, indices in self.keep.items()]
+        return "\n".join(lines)
 
 
 def are_indices(indices: Sequence[Any], size: int) -> bool:
@@ -182,6 +185,27 @@ def are_indices(indices: Sequence[Any], size: int) -> bool:
         return False
     ascending = all(a < b for a, b in itertools.pairwise(indices))
     return ascending and indices[0] >= 0 and indices[-1] < size
+
+
+def describes_inputs(data: Any) -> bool:
+    """(arguments, keywords), made of tensors' shapes and types, containers and plain values."""
+    match data:
+        case {"tuple": [{"tuple": list(arguments)}, {"dict": dict(keywords)}]}:
+            return bool(arguments or keywords) and all(map(is_described, (*arguments, *keywords.values())))
+    return False
+
+
+def is_described(data: Any) -> bool:
+    match data:
+        case {"tensor": list(shape), "dtype": str(dtype)}:
+            return dtype in DTYPES and all(type(size) is int and size >= 0 for size in shape)
+        case {"tuple": list(items)} | {"list": list(items)}:
+            return all(map(is_described, items))
+        case {"dict": dict(items)}:
+            return all(map(is_described, items.values()))
+        case {"value": None | bool() | int() | float() | str()}:
+            return True
+    return False
 
 
 def current_umask() -> int:

@@ -224,6 +224,8 @@ ROWS = (
     Row("slice", lambda o, x: o(x, 1, 0, 12, 3), "2 (a 3) 4 4 -> 2 a 4 4"),
     Row("slice", lambda o, x: o(x, 3, 1, 9), "2 a 4 (1 + 3) -> 2 a 4 3"),
     Row("narrow", lambda o, x: o(x, 1, 2, 7), "2 (a + b + c) 4 4 -> 2 b 4 4"),
+    Row("narrow", lambda o, x: o(x, 1, 0, 12), "2 a 4 4 -> 2 a 4 4", wrong="the length of the whole is not renewed"),
+    Row("slice", lambda o, x: o(x, 1, 0, 12), "2 a 4 4 -> 2 a 4 4"),
     Row("select select_copy", lambda o, x: o(x, 3, 1), "2 a 4 (1 + 1 + 2) -> 2 a 4"),
     Row("select", lambda o, x: o(x, 1, 3)[:, None], "2 (a + 1 + b) 4 4 -> 2 4 4"),
     Row("expand broadcast_to expand_copy", lambda o, x: o(x[:, :, None, None], [2, 12, 3, 3]),

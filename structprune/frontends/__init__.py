@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from structprune.errors import InvalidArgument
+from structprune.frontends.names import stored
 from structprune.frontends.protocol import Frontend
 
 
@@ -14,6 +15,7 @@ def read(model: Any, example_inputs: Any) -> Frontend:
         from structprune.frontends.torch.front import TorchFrontend
 
         return TorchFrontend.read(model, example_inputs)
+    stored(model)
     raise InvalidArgument(f"cannot shrink a {type(model).__name__}: give a torch.nn.Module")
 
 

@@ -28,7 +28,7 @@ class Constraints:
 Choose = Callable[[Constraints], Kept]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Realized:
     """A choice and the model that it gives. `kind` is "module" (the user's own class) or "graph"."""
 

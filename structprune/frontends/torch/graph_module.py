@@ -290,7 +290,7 @@ def is_impure(node: fx.Node) -> bool:
 def tree(model: nn.Module, edits: Mapping[str, Any]) -> nn.Module:
     """Bare modules under the names of the model's own, with the smaller parameters; tied ones stay tied."""
     for name in ("graph", "code"):
-        if hasattr(model, name):
+        if any(name in vars(model)[store] for store in ("_modules", "_parameters", "_buffers")):
             raise UnsupportedModel(
                 f"the model calls something {name!r}, a name that torch.fx.GraphModule takes for itself"
             )
@@ -334,11 +334,15 @@ def other_runs(model: nn.Module, inputs: Arguments, capture: Capture) -> list[Ca
         return map_tensors(inputs[0], resize), map_tensors(inputs[1], resize)
 
     found: list[Capture] = []
-    for axes, factor in (((0,), 3), ((1,), 2), ((2,), 2), ((3,), 2), ((4,), 2)):
+    tried: list[Sequence[int]] = []
+    for axes, factor in (((0,), 3), ((1,), 2), ((2,), 2), ((3,), 2), ((4,), 2), ((2, 3), 2)):
         try:
             other = record(model, resized(axes, factor), is_real=False)
         except Stopped:
             continue
+        if len(axes) > 1 and any(other_axes[0] in axes for other_axes in tried):
+            continue  # one axis at a time says more
         if [call.target for call in other.calls] == [call.target for call in capture.calls]:
             found.append(other)
+            tried.append(axes)
     return found

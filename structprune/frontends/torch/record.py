@@ -43,7 +43,7 @@ class Stopped(Exception):
         self.cause = cause
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Capture:
     """A recorded run."""
 
