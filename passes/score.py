@@ -143,7 +143,7 @@ def geometric_median(group: Group, weights: Sequence[Array]) -> Array:
             size = each - median
             squares += to_numpy(xp.linalg.vector_norm(size, axis=others(each)) if each.ndim > 1 else xp.abs(size)) ** 2
         distances = np.sqrt(squares)
-        inverse = 1 / np.maximum(distances, 1e-12 * max(distances.max(), 1e-300))
+        inverse = 1 / np.maximum(distances, 1e-12 * distances.max() + 1e-300)
         share = inverse / inverse.sum()
     return np.where(is_broken, 0.0, distances)
 

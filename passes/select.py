@@ -84,13 +84,18 @@ def alignment(axes: Iterable[Axis], frozen: Mapping[Dim, object], align: int) ->
     for axis in axes:
         for part in axis.parts if isinstance(axis, Sum) else (axis,):
             needed = align
+            if isinstance(axis, Sum) and part.size % align:
+                # Whole, it adds to the others what makes the width a multiple; cut, it would not.
+                multiples.update({leaf: leaf.size for leaf in variables(part) if leaf not in frozen})
+                continue
             factors = part.factors if isinstance(part, Product) else (part,)
             for factor in factors:
                 if not isinstance(factor, Dim) or factor in frozen:
                     needed //= gcd(needed, factor.size)
             for factor in reversed(factors):
                 if isinstance(factor, Dim) and factor not in frozen and needed > 1:
-                    own = needed if factor.size >= needed else gcd(needed, factor.size)
+                    is_alone = len(factors) == 1 and factor.size >= needed
+                    own = needed if is_alone else gcd(needed, factor.size)
                     before = multiples.get(factor, 1)
                     multiples[factor] = own * before // gcd(own, before)
                     needed //= own

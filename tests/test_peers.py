@@ -128,7 +128,6 @@ def test_running_statistics_of_instance_norm_are_cut() -> None:
     assert not torch.equal(small[1].running_mean, before)
 
 
-@pytest.mark.xfail(reason="num_features is mended only where a parameter shows the width")
 def test_instance_norm_without_weights_knows_its_width() -> None:
     """Torch warns at every call where `num_features` is not true."""
     model = disturbed(nn.Sequential(nn.Conv2d(3, 80, 1), nn.InstanceNorm2d(80), nn.ReLU(), nn.Conv2d(80, 4, 1)))

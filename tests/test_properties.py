@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, given, note, settings
@@ -278,7 +277,6 @@ def test_widths_are_aligned(drawn: tuple[nn.Module, Tensor], align: int) -> None
         assert "cannot be removed" in str(error)
 
 
-@pytest.mark.xfail(reason="the parts of a sum are aligned one by one, and 5 + 3 cannot be")
 def test_widths_cut_off_the_raster_are_aligned() -> None:
     """Eight as 5 + 3, because a slice ends there: the counts of both together can still be even."""
     torch.manual_seed(0)

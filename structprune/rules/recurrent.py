@@ -22,6 +22,8 @@ def recurrent(op: Op, x: Operand, *operands: Operand) -> Meeting:
     cell = weights[per_layer - 1].axes[1] if is_projected else hidden
     gate = fresh(gates)
     meeting = Meeting([], [])
+    if is_projected:
+        meeting.frozen.append((cell, "torch tells a projection by its being narrower than the cell"))
     if gates > 1:
         meeting.frozen.append((gate, "the gates of a recurrent layer"))
     entering: Axis = x.axes[-1]

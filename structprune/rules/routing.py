@@ -1,6 +1,6 @@
 """Operators that pass axes through: transposes, pools, gathers, softmax, constants, the unknown."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import cast
 
 from structprune.axis import ONE, Axes, Axis, fresh
@@ -16,13 +16,14 @@ def route(op: Op, *operands: Operand) -> Meeting:
 
     routes: for each output, for each of its axes, the (operand, axis) pairs that it equals;
     whole: (operand, axis) -> why it must stay whole; keeps_zero: f(0) = 0;
-    copies: the output axes along which all entries are the same.
+    copies: the output axes along which all entries are the same; nonzero: those that are never zero.
     """
     meeting = Meeting([], [])
     whole = cast(Mapping[Source, str], op.attributes.get("whole", {}))
     for (operand, place), why in whole.items():
         meeting.frozen.append((operands[operand].axes[place], f"{op.name} {why}"))
     keeps_zero = bool(op.attributes.get("keeps_zero", True))
+    nonzero = cast(Container[int], op.attributes.get("nonzero", ()))
     copies = cast(Sequence[int], op.attributes.get("copies", ()))
     routes = cast(Sequence[Sequence[Sequence[Source]]], op.attributes["routes"])
     for value, paths in zip(op.outputs, routes, strict=True):
@@ -39,7 +40,12 @@ def route(op: Op, *operands: Operand) -> Meeting:
                 continue
             meeting.equal.extend((present[0], other) for other in present[1:])
             axes.append(present[0])
-            zero.append(keeps_zero and all(operands[i].zero[k] for i, k in sources if operands[i].axes[k].size == size))
+            is_spread = position in nonzero
+            zero.append(
+                not is_spread
+                and keeps_zero
+                and all(operands[i].zero[k] for i, k in sources if operands[i].axes[k].size == size)
+            )
         meeting.outputs.append(tuple(axes))
         meeting.zero.append(tuple(zero))
     return meeting

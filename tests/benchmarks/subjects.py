@@ -66,10 +66,12 @@ class Residual(nn.Module):
 
     def __init__(self, width: int, depth: int) -> None:
         super().__init__()
+        self.stem = nn.Linear(64, width)  # without it, the width is that of the input, and nothing can be removed
         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
         self.head = nn.Linear(width, 10)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
         for layer in self.layers:
             x = x + torch.relu(layer(x))
         result: Tensor = self.head(x)
@@ -77,7 +79,7 @@ class Residual(nn.Module):
 
 
 def chain() -> Built:
-    return Residual(4096, 16), torch.randn(1, 4096)
+    return Residual(4096, 16), torch.randn(1, 64)
 
 
 # What the examples that come with Torch-Pruning tell it of models of the same kind, and mend afterwards.

@@ -8,6 +8,7 @@ are then tied; the width cannot change in this class, and is frozen.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -124,6 +125,10 @@ class Adapter:
         for op in self.ops:
             for old, new in literal_sizes(op, rewrite):
                 found.setdefault((op.where.module, old), set()).add(new)
+            if op.kind in ("batch_norm", "instance_norm") and op.inputs[0] is not None:
+                # A norm without parameters keeps its width in nothing but an attribute.
+                old, new = (shape[1] for shape in (op.inputs[0].shape, rewrite.shape(op.inputs[0])))
+                found.setdefault((op.where.module, old), set()).add(new)
         if self.widened:
             self.widen(found, rewrite)
         return found
@@ -184,8 +189,8 @@ class Adapter:
         return any(measure(difference, op, rewrite) for measure in measures)
 
     def alike(self, op: Op) -> list[Op]:
-        """The operators that the same line of code made."""
-        return [each for each in self.ops if each.where.line == op.where.line and each.name == op.name]
+        """The operators that the same line of code made, in modules of the same place in their blocks."""
+        return [each for each in self.ops if likeness(each) == likeness(op)]
 
     def widen_around(self, difference: Difference, op: Op, rewrite: Rewrite) -> bool:
         """Look for attributes on the module at fault and on the two around it."""
@@ -362,6 +367,10 @@ class Adapter:
                     self.constraints.frozen[leaf] = reason
                     learnt = True
         return learnt
+
+
+def likeness(op: Op) -> tuple[str, str, str]:
+    return op.where.line, op.name, re.sub(r"\d+", "", op.where.module)
 
 
 def source(op: Op) -> tuple[Call, Any]:

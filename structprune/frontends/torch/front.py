@@ -10,15 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from structprune.errors import UnsupportedModel
+from structprune.errors import UnsupportedModel, VerificationError
 from structprune.frontends.protocol import Choose, Constraints, Realized
 from structprune.frontends.torch.adapt import Adapter, depends_on_data
+from structprune.frontends.torch.capture import capture, record
 from structprune.frontends.torch.graph_module import build_graph_module
 from structprune.frontends.torch.inputs import describe, read, restore
 from structprune.frontends.torch.lower import lower
 from structprune.frontends.torch.module import arrays, stored
 from structprune.frontends.torch.oracle import expected_outputs, largest_error, outputs_of_own_code, zeroed
-from structprune.frontends.torch.record import Arguments, Capture, map_tensors, tensors_in
+from structprune.frontends.torch.record import Arguments, Capture, Stopped, map_tensors, tensors_in
 from structprune.graph import Graph, Shape
 from structprune.passes.propagate import Solution
 from structprune.passes.rewrite import Rewrite
@@ -47,8 +48,6 @@ class TorchFrontend:
             device = next(model.parameters()).device
             example_inputs = example_inputs.restore(device)
             arguments = (example_inputs[0], example_inputs[1])
-            from structprune.frontends.torch.capture import capture
-
             return cls(model, arguments, capture(model, arguments))
         return cls(model, *read(model, example_inputs))
 
@@ -79,9 +78,24 @@ class TorchFrontend:
         rewrite = Rewrite(solution, choose(free))
 
         def finish() -> nn.Module:
-            return build_graph_module(self.model, self.arguments, self.capture, self.graph.ops, rewrite)
+            small = build_graph_module(self.model, self.arguments, self.capture, self.graph.ops, rewrite)
+            self.check_shapes(small, rewrite)
+            return small
 
         return Realized(rewrite, "graph", finish, free, note)
+
+    def check_shapes(self, small: nn.Module, rewrite: Rewrite) -> None:
+        """The graph runs, and its outputs have the shapes that the original's have."""
+        try:
+            after = record(small, self.arguments, self.capture.is_real)
+        except Stopped as stopped:
+            raise VerificationError(
+                f"the rewritten graph of {self.model_name} does not run: {stopped.cause}. "
+                "This is a bug in structprune; please report it."
+            ) from stopped
+        expected = [rewrite.shape(value) for value in self.capture.outputs]
+        if [value.shape for value in after.outputs] != expected:
+            raise VerificationError(f"the rewritten graph of {self.model_name} gives outputs of other shapes")
 
     def is_bound_to_data(self) -> bool:
         """Another input may take another path through the model's code."""

@@ -126,14 +126,13 @@ def squeeze(call: Call, a: Bound) -> Lowered:
 
 @entry("contiguous", "clone", "detach", "alias", "dropout", "feature_dropout", "alpha_dropout", "_to_copy", "to",
        "type_as", "lift_fresh", "lift_fresh_copy", "lift", "requires_grad", "detach_copy", "resolve_conj",
-       "resolve_neg", "positive", "native_dropout", "fake_quantize_per_tensor_affine", "float", "bernoulli",
-       "empty_like", "rand_like", "randn_like", "data", "zero_like")  # fmt: skip
+       "resolve_neg", "positive", "native_dropout", "fake_quantize_per_tensor_affine", "data")  # fmt: skip
 def same(call: Call, a: Bound) -> Lowered:
     x = a["input"] if isinstance(a.get("input"), Value) else a["self"]
     return Lowered("route", [x], {"routes": [straight(x) for _ in call.outputs]})
 
 
-@entry("zeros_like", "ones_like", "full_like")
+@entry("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "bernoulli")
 def like(call: Call, a: Bound) -> Lowered:
     x = a["self"]
     return Lowered("route", [x], {"routes": [straight(x)], "keeps_zero": call.target._opname == "zeros_like"})
@@ -212,11 +211,11 @@ def slice_(call: Call, a: Bound) -> Lowered:
         start, end, step = slice(a["start"], a["end"], a["step"]).indices(size)
 
     def literals(new: Resized) -> dict[str, Any]:
-        if new.shape(x)[dim] == size or len(range(start, end, step)) == size:
-            return {}
         first, last = new.before(x, dim, start), new.before(x, dim, end)
         if "length" in a:
             return {"start": first, "length": last - first}
+        if new.shape(x)[dim] == size or len(range(start, end, step)) == size:
+            return {}
         result: dict[str, Any] = {}
         if a["start"] is not None:
             result["start"] = first if a["start"] >= 0 else first - new.shape(x)[dim]
@@ -355,13 +354,17 @@ def along(why: str, keeps_zero: bool) -> Any:
     return lower
 
 
-entry("softmax", "_softmax", "log_softmax", "_log_softmax", "_safe_softmax", "softmin")(
-    along("is taken over it", False)
-)
-entry("cumsum", "cumprod", "logcumsumexp", "cummax", "roll", "flip", "tril", "triu", "rot90")(
-    along("orders its positions", True)
-)
-entry("sort", "argsort", "topk", "kthvalue")(along("orders its positions", False))
+entry("softmax", "_softmax", "log_softmax", "_log_softmax", "_safe_softmax")(along("is taken over it", False))
+entry("cumsum", "cumprod", "cummax", "roll", "flip", "rot90")(along("orders its positions", True))
+entry("sort", "argsort", "topk", "logcumsumexp")(along("orders its positions", False))
+
+
+@entry("tril", "triu")
+def triangle(call: Call, a: Bound) -> Lowered:
+    """Half of a matrix: its two axes are positions against each other."""
+    x = a["self"]
+    whole = {(0, len(x.shape) - k): "orders its positions" for k in (1, 2)}
+    return Lowered("route", [x], {"routes": [straight(x)], "whole": whole})
 
 
 def positions(channel_axes: int) -> Any:
@@ -379,9 +382,10 @@ def positions(channel_axes: int) -> Any:
 
 for _rank in (1, 2, 3):
     entry(*(f"{name}{_rank}d" for name in (
-        "max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "fractional_max_pool", "lp_pool")),
-        f"_adaptive_avg_pool{_rank}d", f"max_pool{_rank}d_with_indices", f"upsample_nearest{_rank}d",
-        f"_upsample_nearest_exact{_rank}d")(positions(_rank))  # fmt: skip
+        "max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool")), f"max_pool{_rank}d_with_indices",
+        f"upsample_nearest{_rank}d", f"_upsample_nearest_exact{_rank}d")(positions(_rank))  # fmt: skip
+entry("_adaptive_avg_pool2d")(positions(2))
+entry("_adaptive_avg_pool3d")(positions(3))
 entry("upsample_linear1d")(positions(1))
 entry("upsample_bilinear2d", "upsample_bicubic2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa")(positions(2))
 entry("upsample_trilinear3d")(positions(3))
@@ -418,14 +422,18 @@ def index_put(call: Call, a: Bound) -> Lowered:
     values = a["values"]
     place = len(tensors) + 1
     output = straight(x)
+    met: set[int] = set()
     for position, axis in zip(reversed(route), range(len(values.shape) - 1, -1, -1), strict=False):
         passing = [k for operand, k in position if operand == 0]
         if passing and values.shape[axis] == x.shape[passing[0]]:
             output[passing[0]].append((place, axis))
+            met.add(passing[0])
         else:
             whole[(place, axis)] = "writes it by index"
-    writes = call.target._schema.is_mutable
-    return Lowered("route", [x, *tensors, values], {"routes": [output], "whole": whole, "writes": writes})
+    # Where the values are spread over an axis, they are not zero where x is.
+    nonzero = set(range(len(x.shape))) - met
+    attributes = {"routes": [output], "whole": whole, "writes": call.target._schema.is_mutable, "nonzero": nonzero}
+    return Lowered("route", [x, *tensors, values], attributes)
 
 
 def indexed(a: Bound) -> tuple[Value, list[Value], Route, dict[tuple[int, int], str]]:

@@ -35,7 +35,8 @@ def conv(call: Call, a: Bound) -> Lowered:
     channels = len(x.shape) - len(weight.shape) + 1
 
     def literals(new: Resized) -> dict[str, Any]:
-        return {"groups": new.shape(x)[channels] // new.shape(weight)[1]}
+        wide = call.outputs[0] if a.get("transposed") else x
+        return {"groups": new.shape(wide)[channels] // new.shape(weight)[1]}
 
     kind = "conv_transposed" if a.get("transposed") else "conv"
     return Lowered(kind, [x, weight, a["bias"]], {"groups": groups}, literals)
@@ -118,7 +119,7 @@ def attention(call: Call, a: Bound) -> Lowered:
     return Lowered("attention", [query, key, a["value"], a["attn_mask"]], {}, literals)
 
 
-@entry("batch_norm", "native_batch_norm", "_native_batch_norm_legit_no_training")
+@entry("batch_norm")
 def batch_norm(call: Call, a: Bound) -> Lowered:
     inputs = [a["input"], a["weight"], a["bias"], a["running_mean"], a["running_var"]]
     return Lowered("batch_norm", inputs, {"by_batch": bool(a.get("training", False))})
@@ -163,6 +164,11 @@ def group_norm(call: Call, a: Bound) -> Lowered:
     return Lowered("group_norm", [x, a["weight"], a["bias"]], {"groups": groups}, literals)
 
 
+def with_attribute(lowered: Lowered, **attributes: Any) -> Lowered:
+    lowered.attributes.update(attributes)
+    return lowered
+
+
 def reduction(how: str) -> Callable[[Call, Bound], Lowered]:
     def lower(call: Call, a: Bound) -> Lowered:
         x = next(values_in(list(a.values())))
@@ -179,9 +185,20 @@ def reduction(how: str) -> Callable[[Call, Bound], Lowered]:
     return lower
 
 
-entry("sum", "linalg_vector_norm", "norm", "count_nonzero", "nansum")(reduction("sum"))
+entry("sum", "count_nonzero", "nansum")(reduction("sum"))
+entry("logsumexp")(lambda call, a: with_attribute(reduction("extreme")(call, a), is_zero=False))
+
+
+@entry("linalg_vector_norm", "norm")
+def norm(call: Call, a: Bound) -> Lowered:
+    """Zeros add nothing to a norm, unless its order is negative."""
+    order = a.get("ord", a.get("p", 2))
+    is_plain = order is None or (isinstance(order, int | float) and order >= 0)
+    return reduction("sum" if is_plain else "extreme")(call, a)
+
+
 entry("mean", "var", "std", "var_mean", "std_mean")(reduction("mean"))
-entry("amax", "amin", "max", "min", "prod", "logsumexp", "all", "any", "argmax", "argmin", "median", "aminmax")(
+entry("amax", "amin", "max", "min", "prod", "all", "any", "argmax", "argmin", "median", "aminmax")(
     lambda call, a: reduction("extreme")(call, a) if len(list(values_in(list(a.values())))) == 1 else pointwise(call, a)
 )
 
@@ -220,7 +237,7 @@ def weight_norm(call: Call, a: Bound) -> Lowered:
     return Lowered("weight_norm", [a["v"], a["g"]], {"dim": a["dim"] % len(a["v"].shape)})
 
 
-@entry("prelu", "_prelu_kernel")
+@entry("prelu")
 def prelu(call: Call, a: Bound) -> Lowered:
     x, weight = list(values_in(list(a.values())))
     if len(x.shape) < 2 and weight.shape != (1,):
@@ -229,6 +246,9 @@ def prelu(call: Call, a: Bound) -> Lowered:
 
 
 # -- pointwise -------------------------------------------------------------------------------------
+
+
+MASK = "a condition"
 
 
 @lru_cache(maxsize=4096)
@@ -240,6 +260,10 @@ def gives_zero(target: Any, arguments: tuple[Any, ...], zero: tuple[bool, ...]) 
     samples = iter([0.7390851, 1.3247179, 0.5671432, 1.6180339] * 4)
 
     def fill(argument: Any) -> Any:
+        if argument == MASK:
+            # Whatever a condition chooses must be zero.
+            next(marks)
+            return torch.tensor([True, False, True])
         if argument is Value:
             return torch.zeros(3) if next(marks) else torch.full((3,), next(samples))
         if isinstance(argument, tuple):
@@ -255,7 +279,7 @@ def gives_zero(target: Any, arguments: tuple[Any, ...], zero: tuple[bool, ...]) 
 
 def hashable(argument: Any) -> Any:
     if isinstance(argument, Value):
-        return Value
+        return MASK if argument.is_mask else Value
     if isinstance(argument, list | tuple):
         return tuple(map(hashable, argument))
     return argument
