@@ -254,7 +254,7 @@ def test_the_ratio_is_hit_or_refused(drawn: tuple[nn.Module, Tensor], ratio: flo
 
 def misaligned(model: nn.Module, inputs: Tensor, align: int, is_cut: bool) -> list[str]:
     """Widths that were a multiple and are none now. `is_cut`: those too that a slice cuts off the raster."""
-    small = structprune.shrink(model, 0.3, inputs, align=align, output="graph")
+    small = structprune.shrink(model, 0.17, inputs, align=align, output="graph")
     parameters = structprune.analyze(model, inputs).solution
     found = []
     for name, value in parameters.graph.parameters.items():

@@ -785,7 +785,7 @@ def test_encoder_layers_in_the_fast_path(output: str, norm_first: bool) -> None:
     assert not torch.equal(result(x), result(x))
 
 
-@pytest.mark.parametrize("output", ["module", "graph"])
+@pytest.mark.parametrize("output", ["auto", "graph"])
 @pytest.mark.parametrize("need_weights", [False, True])
 def test_multihead_attention(output: str, need_weights: bool) -> None:
     class Attending(nn.Module):

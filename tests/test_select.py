@@ -144,7 +144,7 @@ def test_of_channels_takes_the_same_share_of_each_width(name: str, ratio: float)
     rewrite = chosen(analysis, ratio, of="channels")
     axes = [axis for value in analysis.solution.graph.parameters.values() for axis in analysis.solution.expanded(value)]
     can_move = movable(axes, analysis.solution.system.frozen)
-    assert len(can_move) > 3
+    assert len(can_move) >= 2
     for group in (each for each in analysis.groups if each.dim in can_move):
         left = len(rewrite.kept[group.dim]) if group.dim in rewrite.kept else group.size
         # To the nearest index that there is.
@@ -362,7 +362,8 @@ def test_excluded_parameters_keep_their_shapes(patterns: Any) -> None:
     model, inputs = models_zoo.build("resnet20")
     small = structprune.shrink(model, 0.2, inputs, exclude=patterns)
     before, after = shapes(model), shapes(small)
-    names = matching(structprune.analyze(model, inputs).frontend.shapes(), [patterns] if isinstance(patterns, str) else patterns)
+    known = structprune.analyze(model, inputs).frontend.shapes()
+    names = matching(known, [patterns] if isinstance(patterns, str) else patterns)
     assert names and any(before[name] != after[name] for name in before)
     for name in names & set(before):
         assert after[name] == before[name], name

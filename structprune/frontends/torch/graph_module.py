@@ -130,6 +130,9 @@ class _Builder:
             if arguments.get(flag) is False and call.where.module in dict(self.model.named_modules()):
                 prefix = f"{call.where.module}." if call.where.module else ""
                 arguments[flag] = self.graph.get_attr(f"{prefix}training")
+                counter = f"{prefix}num_batches_tracked"
+                if call.target is torch.ops.aten.batch_norm.default and counter in dict(self.model.named_buffers()):
+                    self.graph.call_function(count_batch, (self.graph.get_attr(counter), arguments[flag]))
 
     # -- sizes that depend on the inputs -------------------------------------------------------
 
@@ -282,9 +285,16 @@ def returns_one(call: Call) -> bool:
     return len(returns) == 1 and (returns[0] is None or "[]" not in str(returns[0].type))
 
 
+def count_batch(counter: Tensor, is_training: bool) -> None:
+    """What a batch norm does beside the operator."""
+    if is_training:
+        counter.add_(1)
+
+
 def is_impure(node: fx.Node) -> bool:
     schema = getattr(node.target, "_schema", None)
-    return node.op in ("placeholder", "output") or (schema is not None and bool(schema.is_mutable))
+    has_effect = node.op in ("placeholder", "output") or node.target is count_batch
+    return has_effect or (schema is not None and bool(schema.is_mutable))
 
 
 def tree(model: nn.Module, edits: Mapping[str, Any]) -> nn.Module:
@@ -326,21 +336,21 @@ def tree(model: nn.Module, edits: Mapping[str, Any]) -> nn.Module:
 def other_runs(model: nn.Module, inputs: Arguments, capture: Capture) -> list[Capture]:
     """The same model on other batch and image sizes: what differs between the runs depends on sizes."""
 
-    def resized(axes: Sequence[int], factor: int) -> Arguments:
+    def resized(axes: Sequence[int], factor: float) -> Arguments:
         def resize(tensor: Tensor) -> Tensor:
-            shape = [size * factor if axis in axes else size for axis, size in enumerate(tensor.shape)]
+            shape = [int(size * factor) if axis in axes else size for axis, size in enumerate(tensor.shape)]
             return torch.zeros(shape, dtype=tensor.dtype, device=tensor.device)
 
         return map_tensors(inputs[0], resize), map_tensors(inputs[1], resize)
 
     found: list[Capture] = []
     tried: list[Sequence[int]] = []
-    for axes, factor in (((0,), 3), ((1,), 2), ((2,), 2), ((3,), 2), ((4,), 2), ((2, 3), 2)):
+    for axes, factor in (((0,), 3), ((1,), 2), ((2,), 1.5), ((3,), 1.5), ((4,), 1.5), ((2, 3), 2)):
         try:
             other = record(model, resized(axes, factor), is_real=False)
         except Stopped:
             continue
-        if len(axes) > 1 and any(other_axes[0] in axes for other_axes in tried):
+        if len(axes) > 1 and all((axis,) in tried for axis in axes):
             continue  # one axis at a time says more
         if [call.target for call in other.calls] == [call.target for call in capture.calls]:
             found.append(other)
