@@ -270,9 +270,7 @@ def summary(table: dict[str, dict[str, Record]]) -> str:
             f"no working result on {len(problems)}{': ' if problems else ''}{', '.join(problems)}."
         )
     fat = [
-        name
-        for name, found in table.items()
-        if found[OURS].get("peak") and found[OURS]["peak"] > allowed(found[OURS])
+        name for name, found in table.items() if found[OURS].get("peak") and found[OURS]["peak"] > allowed(found[OURS])
     ]
     lines.append(f"Peak above original + result + 10 %: {', '.join(fat) or 'none'}.")
     return "\n".join(lines)
