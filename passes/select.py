@@ -21,7 +21,8 @@ from structprune.passes.score import Scores
 
 TOLERANCE = 0.01
 MOST_TRIES = 24
-FLOORS = (0.1, 0.05, 0.02, 0.0)
+# No width loses more than this leaves, as long as the ratio can be reached so: layers that collapse cost most accuracy.
+FLOORS = (0.4, 0.25, 0.1, 0.05, 0.02, 0.0)
 
 
 @dataclass(frozen=True, slots=True)

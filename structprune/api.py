@@ -66,7 +66,7 @@ def shrink(
             f"the result is a torch.fx.GraphModule: a {made.model} cannot take the new sizes. {made.report.note}",
             stacklevel=2,
         )
-    return made.apply(model)
+    return made.carry_out(model, at_once=True)
 
 
 def plan(

@@ -47,9 +47,13 @@ class Plan:
 
     def apply(self, model: Any) -> Any:
         """The smaller model. The model given is left untouched."""
+        return self.carry_out(model, at_once=False)
+
+    def carry_out(self, model: Any, at_once: bool) -> Any:
+        """`at_once`: the plan was made this moment, so the model is still what it was."""
         self.check(model)
         analysis, realized = self.realized(model)
-        small = realized.finish()
+        small = realized.finish(at_once)
         if self.verify == "numeric":
             error = analysis.frontend.error(realized.rewrite, small)
             tolerance = analysis.frontend.tolerance

@@ -58,7 +58,7 @@ def compare_kept(analysis: Analysis, groups: Sequence[Group], kept: Kept, tolera
     names = ", ".join(group.name for group in groups[:3])
     realized = analysis.frontend.realize(analysis.solution, choose, "graph")
     try:
-        error = analysis.frontend.error(realized.rewrite, realized.finish())
+        error = analysis.frontend.error(realized.rewrite, realized.finish(True))
     except (RuntimeError, IndexError, ValueError) as problem:
         raise VerificationError(
             f"without indices of {names} the computation raises {type(problem).__name__}: {problem}. "

@@ -30,11 +30,14 @@ Choose = Callable[[Constraints], Kept]
 
 @dataclass(slots=True, repr=False)
 class Realized:
-    """A choice and the model that it gives. `kind` is "module" (the user's own class) or "graph"."""
+    """A choice and the model that it gives. `kind` is "module" (the user's own class) or "graph".
+
+    `finish(at_once)` makes it; `at_once` says that the model cannot have changed since.
+    """
 
     rewrite: Rewrite
     kind: str
-    finish: Callable[[], Any]
+    finish: Callable[[bool], Any]
     constraints: Constraints
     note: str = ""
 

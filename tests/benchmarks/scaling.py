@@ -51,7 +51,7 @@ def stages(layers: int) -> tuple[int, dict[str, float]]:
         selecting += time.process_time() - start
         return kept
 
-    frontend.realize(analysis.solution, choose, "module").finish()
+    frontend.realize(analysis.solution, choose, "module").finish(True)
     clock.append(time.process_time())
     capture, solve, score, adapt = (after - before for before, after in pairwise(clock))
     seconds = {"capture": capture, "solve": solve, "choose": score + selecting, "adapt": adapt - selecting}

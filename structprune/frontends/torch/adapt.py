@@ -24,7 +24,7 @@ from structprune.frontends.protocol import Choose, Constraints
 from structprune.frontends.torch.capture import raised_at, record
 from structprune.frontends.torch.compare import Comparison, Difference
 from structprune.frontends.torch.lower import bind
-from structprune.frontends.torch.module import mend, small_copy
+from structprune.frontends.torch.module import fill, mend, small_copy
 from structprune.frontends.torch.record import Arguments, Call, Capture, Stopped
 from structprune.graph import Op, Value
 from structprune.passes.propagate import Solution
@@ -39,7 +39,7 @@ class Adapted:
     """The model in its own class, or the reason why it cannot be."""
 
     rewrite: Rewrite | None
-    finish: Callable[[], nn.Module] = lambda: nn.Module()
+    finish: Callable[[bool], nn.Module] = lambda at_once: nn.Module()
     reason: str = ""
 
 
@@ -84,15 +84,21 @@ class Adapter:
             mend(small, mends)
             difference, cause = self.check(small, rewrite)
             if difference is None:
-                return Adapted(rewrite, partial(self.finish, rewrite, mends))
+                return Adapted(rewrite, partial(self.finish, small, rewrite, mends))
             op = self.ops[min(difference.index, len(self.ops) - 1)]
             reason = f"{op}: {cause or difference.problem}"
             if not self.learn(difference, op, rewrite):
                 break
         return Adapted(None, reason=reason)
 
-    def finish(self, rewrite: Rewrite, mends: Mapping[tuple[str, int], int]) -> nn.Module:
-        """Made only now: the model may have been trained since the decision."""
+    def finish(
+        self, tried: nn.Module, rewrite: Rewrite, mends: Mapping[tuple[str, int], int], at_once: bool
+    ) -> nn.Module:
+        """The copy that was tried, if no time has passed; else a new one: the model may have been trained since."""
+        if at_once:
+            if not self.capture.is_real:
+                fill(tried, self.model, rewrite.edits())
+            return tried
         small = small_copy(self.model, rewrite.edits())
         mend(small, mends)
         return small

@@ -77,7 +77,7 @@ class TorchFrontend:
         free = Constraints()
         rewrite = Rewrite(solution, choose(free))
 
-        def finish() -> nn.Module:
+        def finish(at_once: bool) -> nn.Module:
             small = build_graph_module(self.model, self.arguments, self.capture, self.graph.ops, rewrite)
             self.check_shapes(small, rewrite)
             return small

@@ -62,6 +62,14 @@ def small_copy(model: nn.Module, edits: Edits, is_filled: bool = True) -> nn.Mod
         ) from error
 
 
+def fill(small: nn.Module, model: nn.Module, edits: Edits) -> None:
+    """Give the parameters of an unfilled copy their values."""
+    originals = dict(stored(model))
+    for name, parameter in small.named_parameters():
+        original = originals[name]
+        parameter.data = sliced(original, edits[name]) if name in edits else original.detach().clone()
+
+
 def computed(model: nn.Module) -> Iterator[Tensor]:
     """Tensors with a history that hang on modules (the old weight norm leaves one): torch cannot copy them."""
     for module in model.modules():
