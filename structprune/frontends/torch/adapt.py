@@ -195,8 +195,14 @@ class Adapter:
         return any(measure(difference, op, rewrite) for measure in measures)
 
     def alike(self, op: Op) -> list[Op]:
-        """The operators that the same line of code made, in modules of the same place in their blocks."""
-        return [each for each in self.ops if likeness(each) == likeness(op)]
+        """The operators that the same line of code made, in modules of the same class."""
+        return [each for each in self.ops if self.likeness(each) == self.likeness(op)]
+
+    def likeness(self, op: Op) -> tuple[str, str, object]:
+        kind = self.types.get(op.where.module, type(self.model))
+        # Torch's own modules have no line of the user's code to themselves: their place in the model stands for it.
+        is_torchs = kind.__module__.startswith("torch.nn")
+        return op.where.line, op.name, re.sub(r"\d+", "", op.where.module) if is_torchs else kind
 
     def widen_around(self, difference: Difference, op: Op, rewrite: Rewrite) -> bool:
         """Look for attributes on the module at fault and on the two around it."""
@@ -373,10 +379,6 @@ class Adapter:
                     self.constraints.frozen[leaf] = reason
                     learnt = True
         return learnt
-
-
-def likeness(op: Op) -> tuple[str, str, str]:
-    return op.where.line, op.name, re.sub(r"\d+", "", op.where.module)
 
 
 def source(op: Op) -> tuple[Call, Any]:
