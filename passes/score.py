@@ -103,7 +103,9 @@ def by_norm(order: float) -> Criterion:
         total: Scores = np.zeros(group.size)
         for each in weights:
             for block in blocks(each):
-                size = array_namespace(each).abs(block)
+                xp = array_namespace(each)
+                # In half precision the squares of large weights are infinite.
+                size = xp.abs(block if each.itemsize >= 4 else xp.astype(block, xp.float32))
                 if order == float("inf"):
                     total = np.maximum(total, reduced(size, "max"))
                 else:

@@ -113,15 +113,35 @@ def select(
     """The indices that stay, so that the measure loses the ratio."""
     if ratio == 0:
         return {}
-    limits = lowest_allowed(choices, measure, ratio)
-    order = ranking(choices, scores, measure, scope, limits)
-    taken = near_enough(order, choices, measure, ratio, limits)
+    taken = steps_to(ratio, choices, scores, measure, scope)
     return {
         dim: keep(scores[dim], count)
         for bundle, step in zip(choices, taken, strict=True)
         for dim, count in bundle.counts(step).items()
         if count < dim.size
     }
+
+
+def steps_to(
+    ratio: float, choices: Sequence[Bundle], scores: Mapping[Dim, Scores], measure: Measure, scope: str
+) -> list[int]:
+    """The steps of each bundle under the highest floor under which the ratio can be met."""
+    reachable, missed = 0.0, UnsupportedRatio("Nothing can be removed")
+    for floor in FLOORS:
+        limits = [last_step_above(bundle, floor) for bundle in choices]
+        apply(choices, measure, limits)
+        reachable = measure.removed
+        apply(choices, measure, [0] * len(choices))
+        if reachable < ratio - TOLERANCE:
+            continue
+        try:
+            order = ranking(choices, scores, measure, scope, limits)
+            return near_enough(order, choices, measure, ratio, limits)
+        except UnsupportedRatio as error:
+            missed = error
+    if reachable < ratio - TOLERANCE:
+        raise UnsupportedRatio(f"Largest reachable ratio: {np.floor(reachable * 1000) / 1000:g}")
+    raise missed
 
 
 def near_enough(
@@ -162,20 +182,6 @@ def movable(axes: Iterable[Axis], frozen: Mapping[Dim, object]) -> set[Dim]:
 def keep(scores: Scores, count: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """The indices with the highest scores, in their old order."""
     return np.sort(np.argsort(-scores, kind="stable")[:count]).astype(np.int64)
-
-
-def lowest_allowed(choices: Sequence[Bundle], measure: Measure, ratio: float) -> list[int]:
-    """The last step that each bundle may take: the highest floor under which the ratio can be reached."""
-    for floor in FLOORS:
-        limits = [last_step_above(bundle, floor) for bundle in choices]
-        apply(choices, measure, limits)
-        if measure.removed >= ratio or floor == FLOORS[-1]:
-            break
-    reachable = measure.removed
-    apply(choices, measure, [0] * len(choices))
-    if reachable < ratio - TOLERANCE:
-        raise UnsupportedRatio(f"Largest reachable ratio: {np.floor(reachable * 1000) / 1000:g}")
-    return limits
 
 
 def last_step_above(bundle: Bundle, floor: float) -> int:

@@ -55,7 +55,10 @@ class Comparison:
             problem = self.difference(call, new, changes)
             if problem is not None:
                 found = bind(new.target, new.args, new.kwargs) if new.target is call.target else {}
-                return Difference(index, problem, {**bind(call.target, call.args, call.kwargs), **changes}, found)
+                expected = {**bind(call.target, call.args, call.kwargs), **changes}
+                return Difference(
+                    index, problem, as_numbers(expected, self.before.constants), as_numbers(found, constants)
+                )
             self.names.update(zip(call.outputs, new.outputs, strict=False))
         if is_whole and len(olds) != len(news):
             return Difference(olds[min(len(olds), len(news)) - 1][0], "another number of operators", {}, {})
@@ -107,6 +110,18 @@ class Comparison:
             before, after = self.before.constants[old], self.constants.get(new)
             return after is not None and before.shape == after.shape and bool(torch.equal(before, after))
         return self.names.get(old) is new
+
+
+def as_numbers(arguments: Mapping[str, Any], constants: Mapping[Value, torch.Tensor]) -> dict[str, Any]:
+    """The arguments, with constants of one entry as the numbers that they are."""
+    return {
+        name: constants[value].item() if isinstance(value, Value) and is_number(constants.get(value)) else value
+        for name, value in arguments.items()
+    }
+
+
+def is_number(constant: torch.Tensor | None) -> bool:
+    return constant is not None and constant.numel() == 1
 
 
 def plain(argument: Any) -> str:
