@@ -7,6 +7,7 @@ indices; torch tensors and numpy arrays alike.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -115,13 +116,18 @@ def by_norm(order: float) -> Criterion:
     return norm
 
 
+# Entries of a weight that are looked at in one go.
+BLOCK = 1 << 20
+
+
 def blocks(array: Array) -> Iterator[Array]:
     """The array in parts: no copy of a whole weight is made, and strided sums stay in the cache."""
     if array.ndim == 1:
         yield array
         return
-    for start in range(0, array.shape[1], 256):
-        yield array[:, start : start + 256, ...]
+    width = max(1, BLOCK * array.shape[1] // max(prod(array.shape), 1))
+    for start in range(0, array.shape[1], width):
+        yield array[:, start : start + width, ...]
 
 
 def reduced(array: Array, how: str) -> Scores:

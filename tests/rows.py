@@ -42,8 +42,6 @@ class Row:
     zero: bool = True  # what was removed is zero behind the operator: a bare sum over it changes nothing
     why: str = ""  # part of the reason for which the width is frozen
     exact: bool = True  # False: statistics are taken over a prunable axis
-    wrong: str = ""  # what is known to be wrong with it: an expected failure, to be removed with the bug
-    wrong_sum: str = ""  # the same for the bare sum alone
 
     def each(self) -> Iterator[tuple[str, Row]]:
         for name in self.names.split():

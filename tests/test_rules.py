@@ -24,21 +24,16 @@ from tests.rows import ROWS, Row, attended, axes_of, build, find_op
 TOLERANCE = 1e-9  # a share of the largest output, in float64
 
 # Entries that no call can reach: torch has no ATen operator of that name (`pointwise` stands for torch's tag).
-UNREACHABLE = {
-    "pointwise", "float", "zero_like", "softmin", "_adaptive_avg_pool1d", "fractional_max_pool1d", "lp_pool1d",
-    "lp_pool2d", "lp_pool3d",
-}  # fmt: skip
+UNREACHABLE = {"pointwise"}
 
 
-def cases(is_summed: bool) -> Iterator[Any]:
+def cases() -> Iterator[Any]:
     for number, row in enumerate(ROWS):
-        wrong = row.wrong or (row.wrong_sum if is_summed else "")
-        marks = [pytest.mark.xfail(reason=wrong)] if wrong else []
         for name, each in row.each():
-            yield pytest.param(name, each, id=f"{number}-{name}", marks=marks)
+            yield pytest.param(name, each, id=f"{number}-{name}")
 
 
-@pytest.mark.parametrize(("name", "row"), list(cases(is_summed=False)))
+@pytest.mark.parametrize(("name", "row"), list(cases()))
 def test_row(name: str, row: Row) -> None:
     """The axes are those of the table, and cutting any of them equals zeroing it."""
     model, inputs = build(name, row)
@@ -51,7 +46,7 @@ def test_row(name: str, row: Row) -> None:
         assert row.why in analysis.explain("first.weight")
 
 
-@pytest.mark.parametrize(("name", "row"), list(cases(is_summed=True)))
+@pytest.mark.parametrize(("name", "row"), list(cases()))
 def test_row_under_a_bare_sum(name: str, row: Row) -> None:
     """What a rule calls zero is zero: a sum behind the operator either freezes the width or loses nothing."""
     model, inputs = build(name, row, is_summed=True)
