@@ -55,7 +55,7 @@ class Image(nn.Module):
         return self.tail(self.middle(self.stem(x)))
 
     def middle(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+        raise NotImplementedError  # each structure gives its own
 
 
 class Tokens(nn.Module):
@@ -73,4 +73,4 @@ class Tokens(nn.Module):
         return self.tail(self.middle(self.stem(x)))
 
     def middle(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+        raise NotImplementedError  # each structure gives its own

@@ -11,7 +11,7 @@ class Recurrent(Tokens):
     """One recurrent module over batch-first tokens."""
 
     def make(self) -> nn.RNNBase:
-        raise NotImplementedError
+        raise NotImplementedError  # each structure gives its own
 
     def __init__(self):
         super().__init__()
