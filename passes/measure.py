@@ -78,8 +78,7 @@ def parameters(solution: Solution, whole: int) -> Measure:
 
 def macs(solution: Solution) -> Measure:
     """Multiply-accumulate operations of linear layers, convolutions, matrix products, attention."""
-    expand = solution.system.expand
-    return Measure([Term(tuple(expand(axis) for axis in axes)) for _, axes in solution.multiplied])
+    return Measure([Term(tuple(map(solution.expand, axes))) for _, axes in solution.multiplied])
 
 
 def channels(groups: Sequence[Group]) -> Measure:

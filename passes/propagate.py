@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import structprune.rules  # noqa: F401  registers the rules
-from structprune.axis import Axes, Axis, Dim, System, fresh, variables
+from structprune.axis import Axes, Axis, Dim, Product, Sum, System, fresh, variables
 from structprune.graph import Graph, Op, Value
 from structprune.rule import RULES, Meeting, Operand, Zeros
 
@@ -22,14 +22,31 @@ class Solution:
     singular: list[tuple[Op, Axis]] = field(default_factory=list)
     multiplied: list[tuple[Op, tuple[Axis, ...]]] = field(default_factory=list)
     _expanded: dict[Value, Axes] = field(default_factory=dict)
+    _expansions: dict[Axis, Axis] = field(default_factory=dict)
+    _shared: dict[object, Axis] = field(default_factory=dict)
     _held: dict[Axis, bool] = field(default_factory=dict)
 
     def expanded(self, value: Value) -> Axes:
         """The axes of a value in terms of unbound variables."""
         found = self._expanded.get(value)
         if found is None:
-            found = self._expanded[value] = tuple(self.system.expand(axis) for axis in self.axes[value])
+            found = self._expanded[value] = tuple(map(self.expand, self.axes[value]))
         return found
+
+    def expand(self, axis: Axis) -> Axis:
+        """The axis in terms of unbound variables; equal expressions are one object: what is known of it serves all."""
+        found = self._expansions.get(axis)
+        if found is None:
+            found = self._expansions[axis] = self._one_of(self.system.expand(axis))
+        return found
+
+    def _one_of(self, axis: Axis) -> Axis:
+        match axis:
+            case Dim():
+                return axis
+            case Product(inner) | Sum(inner):
+                key = (type(axis), tuple(map(self._one_of, inner)))
+                return self._shared.setdefault(key, axis)
 
     def is_held(self, axis: Axis) -> bool:
         """No index of this expanded axis can be removed."""

@@ -18,30 +18,28 @@ class Rewrite:
     solution: Solution
     kept: Kept
     counts: dict[Dim, int] = field(init=False)
-    _indices: dict[tuple[Value, int], Indices | None] = field(default_factory=dict)
-    _shapes: dict[Value, Shape] = field(default_factory=dict)
+    _indices: dict[Axis, Indices | None] = field(default_factory=dict)
+    _sizes: dict[Axis, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.counts = {dim: len(kept) for dim, kept in self.kept.items()}
 
     def indices(self, value: Value, axis: int) -> Indices | None:
         """The indices that stay along an axis; None for all."""
-        key = (value, axis)
-        if key not in self._indices:
-            expression = self.solution.expanded(value)[axis]
-            self._indices[key] = kept_indices(expression, self.kept)
-        return self._indices[key]
+        expression = self.solution.expanded(value)[axis]
+        if expression not in self._indices:
+            self._indices[expression] = kept_indices(expression, self.kept)
+        return self._indices[expression]
 
     def shape(self, value: Value) -> Shape:
-        found = self._shapes.get(value)
-        if found is None:
-            found = tuple(kept_size(axis, self.counts) for axis in self.solution.expanded(value))
-            self._shapes[value] = found
-        return found
+        return tuple(map(self.size, self.solution.expanded(value)))
 
     def size(self, axis: Axis) -> int:
         """The new size of an expanded axis."""
-        return kept_size(axis, self.counts)
+        found = self._sizes.get(axis)
+        if found is None:
+            found = self._sizes[axis] = kept_size(axis, self.counts)
+        return found
 
     def before(self, value: Value, axis: int, at: int) -> int:
         """How many of the indices before `at` stay."""

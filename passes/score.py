@@ -103,36 +103,56 @@ def by_norm(order: float) -> Criterion:
         """The norm of everything that would be removed with an index."""
         total: Scores = np.zeros(group.size)
         for each in weights:
-            for block in blocks(each):
-                xp = array_namespace(each)
-                # In half precision the squares of large weights are infinite.
-                size = xp.abs(block if each.itemsize >= 4 else xp.astype(block, xp.float32))
-                if order == float("inf"):
-                    total = np.maximum(total, reduced(size, "max"))
-                else:
-                    total = total + reduced(size != 0 if order == 0 else size**order, "sum")
+            norms = norms_by_row(each, order) if is_row_major(each) else norms_by_block(each, order)
+            total = np.maximum(total, norms) if order == float("inf") else total + norms
         return total ** (1 / order) if order and order != float("inf") else total
 
     return norm
 
 
-# Entries of a weight that are looked at in one go.
+# Entries of a weight that are looked at in one go: no copy of a whole weight is made.
 BLOCK = 1 << 20
 
 
-def blocks(array: Array) -> Iterator[Array]:
-    """The array in parts: no copy of a whole weight is made, and strided sums stay in the cache."""
-    if array.ndim == 1:
-        yield array
-        return
+def is_row_major(array: Array) -> bool:
+    """The entries of an index along the first axis lie together in memory."""
+    strides = array.stride() if callable(getattr(array, "stride", None)) else array.strides
+    return bool(strides[0] == max(strides))
+
+
+def norms_by_row(array: Array, order: float) -> Scores:
+    """What each index adds to the norm (to the power of the order), row by row."""
+    xp = array_namespace(array)
+    height = max(1, BLOCK * array.shape[0] // max(prod(array.shape), 1))
+    found = []
+    for start in range(0, array.shape[0], height):
+        rows = precise(array[start : start + height, ...])
+        if rows.ndim > 1:
+            rows = xp.linalg.vector_norm(rows, axis=others(rows), ord=order)
+        else:
+            rows = xp.abs(rows) if order else rows != 0
+        found.append(to_numpy(rows))
+    norms = np.concatenate(found)
+    return norms if order in (0, float("inf")) else norms**order
+
+
+def norms_by_block(array: Array, order: float) -> Scores:
+    """The same where an index's entries are strewn over memory: it is read in its own order, a part at a time."""
+    xp = array_namespace(array)
+    total: Scores = np.zeros(array.shape[0])
     width = max(1, BLOCK * array.shape[1] // max(prod(array.shape), 1))
     for start in range(0, array.shape[1], width):
-        yield array[:, start : start + width, ...]
+        size = xp.abs(precise(array[:, start : start + width, ...]))
+        if order == float("inf"):
+            total = np.maximum(total, to_numpy(xp.max(size, axis=others(size))))
+        else:
+            total = total + to_numpy(xp.sum(size**order if order else size != 0, axis=others(size)))
+    return total
 
 
-def reduced(array: Array, how: str) -> Scores:
-    xp = array_namespace(array)
-    return to_numpy(getattr(xp, how)(array, axis=others(array)) if array.ndim > 1 else array)
+def precise(array: Array) -> Array:
+    """In half precision the squares of large weights are infinite."""
+    return array if array.itemsize >= 4 else array_namespace(array).astype(array, array_namespace(array).float32)
 
 
 criterion("l0")(by_norm(0))

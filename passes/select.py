@@ -147,21 +147,24 @@ def steps_to(
 def near_enough(
     order: Sequence[int], choices: Sequence[Bundle], measure: Measure, ratio: float, limits: Sequence[int]
 ) -> list[int]:
-    """Steps that reach the ratio. Where a coarse bundle overshoots, it is held a step back and others go on."""
-    waiting = [list(limits)]
+    """Steps that reach the ratio. Where one coarse step overshoots, try without it, and with it but fewer others."""
+    waiting = [([0] * len(choices), list(limits))]
     nearest = float("inf")
     for _ in range(MOST_TRIES):
         if not waiting:
             break
-        allowed = waiting.pop(0)
-        taken = shortest_reaching(order, choices, measure, ratio, allowed)
-        close_the_gap(choices, measure, ratio, taken, allowed)
+        least, most = waiting.pop(0)
+        taken, last = shortest_reaching(order, choices, measure, ratio, least, most)
+        close_the_gap(choices, measure, ratio, taken, most)
         error = measure.removed - ratio
         if abs(error) <= TOLERANCE:
             return taken
         nearest = min(nearest, error, key=abs)
-        coarse = sorted((k for k, step in enumerate(taken) if step), key=lambda k: len(choices[k].sizes))
-        waiting += [[taken[j] - 1 if j == k else limit for j, limit in enumerate(allowed)] for k in coarse[:4]]
+        if last is None:  # all that may be taken is taken, or all that must be is too much
+            continue
+        index, step = last
+        waiting.append((least, [step - 1 if k == index else each for k, each in enumerate(most)]))
+        waiting.append(([step if k == index else each for k, each in enumerate(least)], most))
     raise UnsupportedRatio(f"The nearest ratio that can be reached: {ratio + nearest:.4f}")
 
 
@@ -236,15 +239,20 @@ def costs(bundle: Bundle, scores: Mapping[Dim, Scores], measure: Measure, limit:
 
 
 def shortest_reaching(
-    order: Sequence[int], choices: Sequence[Bundle], measure: Measure, ratio: float, limits: Sequence[int]
-) -> list[int]:
-    """Bisect for the shortest beginning of the order that removes at least the ratio."""
+    order: Sequence[int],
+    choices: Sequence[Bundle],
+    measure: Measure,
+    ratio: float,
+    least: Sequence[int],
+    most: Sequence[int],
+) -> tuple[list[int], tuple[int, int] | None]:
+    """Bisect for the shortest beginning of the order that removes at least the ratio, and name its last step."""
 
     def steps(length: int) -> list[int]:
         taken = np.bincount(order[:length], minlength=len(choices))
-        return [min(int(step), limit) for step, limit in zip(taken, limits, strict=True)]
+        return [int(step) for step in np.clip(taken, least, most)]
 
-    low, high = 0, len(order)
+    low, high = 0, len(order) + 1
     while low < high:
         middle = (low + high) // 2
         apply(choices, measure, steps(middle))
@@ -252,8 +260,10 @@ def shortest_reaching(
             high = middle
         else:
             low = middle + 1
-    apply(choices, measure, steps(low))
-    return steps(low)
+    taken = steps(low)
+    apply(choices, measure, taken)
+    reached = 0 < low <= len(order)
+    return taken, (order[low - 1], taken[order[low - 1]]) if reached else None
 
 
 def close_the_gap(

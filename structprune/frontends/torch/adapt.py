@@ -24,7 +24,7 @@ from structprune.frontends.protocol import Choose, Constraints
 from structprune.frontends.torch.capture import raised_at, record
 from structprune.frontends.torch.compare import Comparison, Difference
 from structprune.frontends.torch.lower import bind
-from structprune.frontends.torch.module import fill, mend, small_copy
+from structprune.frontends.torch.module import Undo, by_module, fill, mend, replaced, resize, small_copy
 from structprune.frontends.torch.record import Arguments, Call, Capture, Stopped
 from structprune.graph import Op, Value
 from structprune.passes.propagate import Solution
@@ -55,9 +55,16 @@ class Adapter:
         self.capture = capture
         self.solution = solution
         self.ops = solution.graph.ops
-        self.types = {name: type(module) for name, module in model.named_modules()}
+        self.modules = dict(model.named_modules())
+        self.types = {name: type(module) for name, module in self.modules.items()}
         self.constraints = Constraints()
         self.widened: set[type] = set()
+        self.spared: set[tuple[type, str]] = set()
+        self.mends: dict[tuple[str, int], int] = {}
+        self.small: nn.Module | None = None
+        self.undo: Undo = []
+        self._moving: dict[Op, tuple[Axis, ...]] = {}
+        self._given: tuple[Rewrite | None, dict[Op, list[tuple[int, int]]]] = (None, {})
 
     def adapt(self, choose: Choose) -> Adapted:
         """Try, learn from the first difference, and try again."""
@@ -71,7 +78,8 @@ class Adapter:
         return self.attempts(choose, first, set())
 
     def attempts(self, choose: Choose, rewrite: Rewrite, widened: set[type]) -> Adapted:
-        reason, known, self.widened = "", 0, widened
+        reason, known = "", 0
+        self.widened, self.spared = widened, set()
         for _ in range(ATTEMPTS):
             if known != self.constraints.count:
                 try:
@@ -79,20 +87,35 @@ class Adapter:
                 except UnsupportedRatio as error:
                     return Adapted(None, reason=f"{reason}; without the widths it holds, {error}")
             sizes = self.sizes(rewrite)
-            mends = {key: next(iter(news)) for key, news in sizes.items() if len(news) == 1}
-            small = small_copy(self.model, rewrite.edits(), is_filled=self.capture.is_real)
-            mend(small, mends)
+            self.mends = {key: next(iter(news)) for key, news in sizes.items() if len(news) == 1}
+            small = self.copy(rewrite)
+            self.undo = mend(small, self.mends, self.spared)
             difference, cause = self.check(small, rewrite)
             if difference is None:
-                return Adapted(rewrite, partial(self.finish, small, rewrite, mends))
+                return Adapted(rewrite, partial(self.finish, small, rewrite, self.mends, self.spared))
             op = self.ops[min(difference.index, len(self.ops) - 1)]
             reason = f"{op}: {cause or difference.problem}"
             if not self.learn(difference, op, rewrite):
                 break
         return Adapted(None, reason=reason)
 
+    def copy(self, rewrite: Rewrite) -> nn.Module:
+        """A small copy: the one of the last attempt in new sizes, unless it has been filled."""
+        if self.small is None or self.capture.is_real:
+            self.small = small_copy(self.model, rewrite.edits(), is_filled=self.capture.is_real)
+            return self.small
+        for module, name, value in self.undo:
+            setattr(module, name, value)
+        resize(self.small, self.model, rewrite.edits())
+        return self.small
+
     def finish(
-        self, tried: nn.Module, rewrite: Rewrite, mends: Mapping[tuple[str, int], int], at_once: bool
+        self,
+        tried: nn.Module,
+        rewrite: Rewrite,
+        mends: Mapping[tuple[str, int], int],
+        spared: set[tuple[type, str]],
+        at_once: bool,
     ) -> nn.Module:
         """The copy that was tried, if no time has passed; else a new one: the model may have been trained since."""
         if at_once:
@@ -100,7 +123,7 @@ class Adapter:
                 fill(tried, self.model, rewrite.edits())
             return tried
         small = small_copy(self.model, rewrite.edits())
-        mend(small, mends)
+        mend(small, mends, spared)
         return small
 
     def check(self, small: nn.Module, rewrite: Rewrite) -> tuple[Difference | None, str]:
@@ -129,7 +152,7 @@ class Adapter:
         """For each module and each number that its operators were given as a size: what it becomes."""
         found: Sized = {}
         for op in self.ops:
-            for old, new in literal_sizes(op, rewrite):
+            for old, new in self.given_sizes(op, rewrite):
                 found.setdefault((op.where.module, old), set()).add(new)
             if op.kind in ("batch_norm", "instance_norm") and op.inputs[0] is not None:
                 # A norm without parameters keeps its width in nothing but an attribute.
@@ -139,13 +162,22 @@ class Adapter:
             self.widen(found, rewrite)
         return found
 
+    def given_sizes(self, op: Op, rewrite: Rewrite) -> list[tuple[int, int]]:
+        """Old and new of each number that an operator was given as a size which can change."""
+        if self._given[0] is not rewrite:
+            self._given = (rewrite, {})
+        found = self._given[1].get(op)
+        if found is None:
+            found = self._given[1][op] = list(literal_sizes(op, rewrite)) if self.moving(op) else []
+        return found
+
     def types_given_sizes(self, rewrite: Rewrite) -> set[type]:
         """The modules, and the two around each, whose code reshapes to sizes that change."""
         names = {
             op.where.module
             for op in self.ops
             if op.kind in ("reshape", "route", "repeat", "split")
-            and any(old != new for old, new in literal_sizes(op, rewrite))
+            and any(old != new for old, new in self.given_sizes(op, rewrite))
         }
         return {self.types[name] for inner in names for name in self.around(inner)}
 
@@ -165,17 +197,21 @@ class Adapter:
             if not owners:
                 continue
             # A width that could change and did not speaks against replacing its number.
-            pairs = set(literal_sizes(op, rewrite))
-            for value in values_of(op):
-                for axis, new in zip(self.solution.expanded(value), rewrite.shape(value), strict=True) if value else ():
-                    if not self.solution.is_held(axis):
-                        pairs.add((axis.size, new))
+            pairs = {(axis.size, rewrite.size(axis)) for axis in self.moving(op)} | set(self.given_sizes(op, rewrite))
             for owner in owners:
                 for old, new in pairs:
                     wider.setdefault((owner, old), set()).add(new)
         for key, news in wider.items():
             # What a literal says is stronger than what a shape suggests.
             found.setdefault(key, news)
+
+    def moving(self, op: Op) -> tuple[Axis, ...]:
+        """The widths that can change among those that an operator meets."""
+        found = self._moving.get(op)
+        if found is None:
+            axes = (axis for value in values_of(op) if value is not None for axis in self.solution.expanded(value))
+            found = self._moving[op] = tuple(dict.fromkeys(axis for axis in axes if not self.solution.is_held(axis)))
+        return found
 
     def owners(self, op: Op) -> Iterator[str]:
         """The widened modules around an operator."""
@@ -191,7 +227,14 @@ class Adapter:
 
     def learn(self, difference: Difference, op: Op, rewrite: Rewrite) -> bool:
         """Take the first measure against a difference that is news; False when there is none left."""
-        measures = (self.widen_around, self.tie_parts, self.tie_literals, self.tie_numbers, self.freeze)
+        measures = (
+            self.spare_attributes,
+            self.widen_around,
+            self.tie_parts,
+            self.tie_literals,
+            self.tie_numbers,
+            self.freeze,
+        )
         return any(measure(difference, op, rewrite) for measure in measures)
 
     def alike(self, op: Op) -> list[Op]:
@@ -203,6 +246,32 @@ class Adapter:
         # Torch's own modules have no line of the user's code to themselves: their place in the model stands for it.
         is_torchs = kind.__module__.startswith("torch.nn")
         return op.where.line, op.name, re.sub(r"\d+", "", op.where.module) if is_torchs else kind
+
+    def spare_attributes(self, difference: Difference, op: Op, rewrite: Rewrite) -> bool:
+        """An attribute that held an old size by chance (a shift, a count of layers) was replaced: leave it alone."""
+        call, _ = source(op)
+        original = bind(call.target, call.args, call.kwargs)
+        for name, given in difference.found.items():
+            before, after = numbers_in(original.get(name)), numbers_in(given)
+            if before == after or numbers_in(difference.expected.get(name)) != before:
+                continue
+            wrong = {(b, a) for b, a in zip(before, after, strict=False) if b != a}
+            chance = {
+                (self.types[owner], attribute): numbers_in(value) == before
+                for owner in self.around(op.where.module)
+                for attribute, value in vars(self.modules[owner]).items()
+                if wrong <= changes_of(numbers_in(value), numbers_in(self.replaced(owner, value)))
+                and (self.types[owner], attribute) not in self.spared
+            }
+            # Where several hold the number, the one that is like the argument is meant.
+            meant = [key for key, is_alike in chance.items() if is_alike] or list(chance)
+            if len(meant) == 1:
+                self.spared.update(meant)
+                return True
+        return False
+
+    def replaced(self, owner: str, value: Any) -> Any:
+        return replaced(value, by_module(self.mends).get(owner, {}))
 
     def widen_around(self, difference: Difference, op: Op, rewrite: Rewrite) -> bool:
         """Look for attributes on the module at fault and on the two around it."""
@@ -276,12 +345,11 @@ class Adapter:
 
     def tie_numbers(self, difference: Difference, op: Op, rewrite: Rewrite) -> bool:
         """One attribute stands for several widths: they keep equal counts."""
-        modules = dict(self.model.named_modules())
-        kinds = {type(modules[each.where.module]) for each in self.alike(op)}
+        kinds = {self.types[each.where.module] for each in self.alike(op)}
         widths = self.widths_by_module(kinds)
         learnt = False
         for owner, by_size in widths.items():
-            for name, value in vars(modules[owner]).items():
+            for name, value in vars(self.modules[owner]).items():
                 if name.startswith("_") or type(value) is not int or value not in by_size:
                     continue
                 first, *others = by_size[value]
@@ -296,17 +364,16 @@ class Adapter:
             owner = op.where.module
             if self.types.get(owner) not in kinds:
                 continue
-            for value in values_of(op):
-                for axis in self.solution.expanded(value) if value is not None else ():
-                    known = found.setdefault(owner, {}).setdefault(axis.size, [])
-                    if not self.solution.is_held(axis) and all(not same(axis, other) for other in known):
-                        known.append(axis)
-        return {owner: {size: axes for size, axes in by_size.items() if axes} for owner, by_size in found.items()}
+            for axis in self.moving(op):
+                known = found.setdefault(owner, {}).setdefault(axis.size, [])
+                if axis not in known:
+                    known.append(axis)
+        return found
 
     def tie(self, a: Axis, b: Axis) -> bool:
         """Equal counts for two axes; True if that is news."""
-        a, b = self.solution.system.expand(a), self.solution.system.expand(b)
-        if same(a, b):
+        a, b = self.solution.expand(a), self.solution.expand(b)
+        if a is b:
             return False
         match a, b:
             case (Product(left), Product(right)) | (Sum(left), Sum(right)) if sizes_of(left) == sizes_of(right):
@@ -406,12 +473,15 @@ def sizes_of(axes: Sequence[Axis]) -> list[int]:
     return [axis.size for axis in axes]
 
 
-def same(a: Axis, b: Axis) -> bool:
-    """Whether two expanded axes are the same expression."""
-    match a, b:
-        case (Product(left), Product(right)) | (Sum(left), Sum(right)):
-            return len(left) == len(right) and all(map(same, left, right))
-    return a is b
+def numbers_in(value: Any) -> list[int]:
+    """The whole numbers of an argument or an attribute, without their signs."""
+    values = value if isinstance(value, list | tuple) else [value]
+    return [abs(each) for each in values] if all(type(each) is int for each in values) else []
+
+
+def changes_of(before: Sequence[int], after: Sequence[int]) -> set[tuple[int, int]]:
+    """What replacing an attribute changes: its numbers, and their product (the places of a window)."""
+    return {*zip(before, after, strict=True), (prod(before), prod(after))}
 
 
 def literal_axes(op: Op, name: str, solution: Solution) -> Sequence[Axis] | None:

@@ -21,9 +21,12 @@ Edits = Mapping[str, Mapping[int, Indices]]
 def sliced(tensor: Tensor, axes: Mapping[int, Indices]) -> Tensor:
     """The kept part of a parameter, in the memory format of the whole."""
     result = tensor.detach()
-    # The axis that loses most goes first: the intermediate copies stay small.
-    for axis, kept in sorted(axes.items(), key=lambda item: len(item[1]) / tensor.shape[item[0]]):
-        result = result.index_select(axis, torch.from_numpy(kept).to(tensor.device))
+    # The axis that loses most goes first: the intermediate copies stay small. Whole rows are quicker to copy.
+    def cost(axis: int) -> float:
+        return len(axes[axis]) / tensor.shape[axis] * (1 if axis == 0 else 1.5)
+
+    for axis in sorted(axes, key=cost):
+        result = result.index_select(axis, torch.from_numpy(axes[axis]).to(tensor.device))
     for layout in (torch.channels_last, torch.channels_last_3d):
         rank = 4 if layout is torch.channels_last else 5
         if tensor.dim() == rank and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=layout):
@@ -41,12 +44,8 @@ def small_copy(model: nn.Module, edits: Edits, is_filled: bool = True) -> nn.Mod
     for name, tensor in stored(model):
         if id(tensor) in memo or (name not in edits and (is_filled or id(tensor) not in trained)):
             continue
-        if is_filled or id(tensor) not in trained:
-            small = sliced(tensor, edits[name])
-        else:
-            kept = edits.get(name, {})
-            shape = [len(kept[axis]) if axis in kept else size for axis, size in enumerate(tensor.shape)]
-            small = torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
+        is_empty = not is_filled and id(tensor) in trained
+        small = empty(tensor, edits.get(name, {})) if is_empty else sliced(tensor, edits[name])
         if isinstance(tensor, nn.Parameter):
             replacement: Tensor = nn.Parameter(small, requires_grad=tensor.requires_grad)
         else:
@@ -60,6 +59,25 @@ def small_copy(model: nn.Module, edits: Edits, is_filled: bool = True) -> nn.Mod
             f"{type(model).__name__} cannot be deep-copied ({type(error).__name__}: {error}). "
             "Take out of it what cannot be copied (open files, tensors computed with gradients) before shrinking."
         ) from error
+
+
+def resize(small: nn.Module, model: nn.Module, edits: Edits) -> None:
+    """Give an unfilled copy other sizes."""
+    originals = dict(stored(model))
+    trained = {id(parameter) for parameter in small.parameters()}
+    for name, tensor in stored(small):
+        original = originals[name]
+        if id(tensor) in trained:
+            tensor.data = empty(original, edits.get(name, {}))
+        elif name in edits:
+            tensor.data = sliced(original, edits[name])
+        else:
+            tensor.data = original.detach().clone()
+
+
+def empty(tensor: Tensor, axes: Mapping[int, Indices]) -> Tensor:
+    shape = [len(axes[axis]) if axis in axes else size for axis, size in enumerate(tensor.shape)]
+    return torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
 
 
 def fill(small: nn.Module, model: nn.Module, edits: Edits) -> None:
@@ -160,18 +178,32 @@ def replaced(value: Any, numbers: Mapping[int, int]) -> Any:
     return value
 
 
-def mend(model: nn.Module, mends: Mapping[tuple[str, int], int]) -> None:
-    """Replace the numbers that the code of a module passes on as sizes: (module, old) -> new."""
+Spared = Container[tuple[type, str]]
+Undo = list[tuple[nn.Module, str, Any]]
+
+
+def mend(model: nn.Module, mends: Mapping[tuple[str, int], int], spared: Spared = ()) -> Undo:
+    """Replace the numbers that the code of a module passes on as sizes: (module, old) -> new.
+
+    `spared` are attributes that hold such a number and mean something else. Gives back what was replaced.
+    """
     modules = dict(model.named_modules())
-    by_module: dict[str, dict[int, int]] = {}
-    for (owner, old), new in mends.items():
-        by_module.setdefault(owner, {})[old] = new
-    for owner, numbers in by_module.items():
+    undo: Undo = []
+    for owner, numbers in by_module(mends).items():
         module = modules[owner]
         for name, value in list(vars(module).items()):
-            if not name.startswith("_") and name != "training":
+            if not name.startswith("_") and name != "training" and (type(module), name) not in spared:
                 mended = replaced(value, numbers)
                 if mended is not value:
+                    undo.append((module, name, value))
                     setattr(module, name, mended)
     for module in model.modules():
         true_sizes(module)
+    return undo
+
+
+def by_module(mends: Mapping[tuple[str, int], int]) -> dict[str, dict[int, int]]:
+    found: dict[str, dict[int, int]] = {}
+    for (owner, old), new in mends.items():
+        found.setdefault(owner, {})[old] = new
+    return found

@@ -19,13 +19,15 @@ SHAPES: dict[str, Shape] = {}
 # Pointwise operators whose result has the type of their floating operands.
 POINTWISE = frozenset(
     (
-        *("abs", "add", "addcmul", "clamp", "cos", "div", "elu", "erf", "exp", "gelu", "hardsigmoid", "hardswish"),
-        *("hardtanh", "leaky_relu", "log", "maximum", "minimum", "mish", "mul", "neg", "pow", "reciprocal", "relu"),
-        *("relu6", "rsqrt", "sigmoid", "silu", "sin", "softplus", "sqrt", "square", "sub", "tanh"),
+        *("abs", "add", "addcmul", "clamp", "clamp_max", "clamp_min", "cos", "div", "elu", "erf", "exp", "gelu"),
+        *("hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "log", "maximum", "minimum", "mish", "mul", "neg"),
+        *("pow", "reciprocal", "relu", "relu6", "rsqrt", "sigmoid", "silu", "sin", "softplus", "sqrt", "square"),
+        *("sub", "tanh"),
     )
 )
-CONTIGUOUS = frozenset(("group_norm", "layer_norm", "softmax", "log_softmax"))
-SAME_SHAPE = CONTIGUOUS | {"batch_norm", "dropout", "instance_norm", "rms_norm"}
+# Operators whose result has the shape of their first operand: in plain order, whatever the operand's, or in its order.
+CONTIGUOUS = frozenset(("layer_norm", "log_softmax", "softmax"))
+SAME_ORDER = frozenset(("batch_norm", "dropout", "group_norm", "instance_norm", "rms_norm"))
 
 
 def quick_shape(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
@@ -35,11 +37,12 @@ def quick_shape(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         return written(*args)
     if name in POINTWISE:
         return pointwise((*args, *kwargs.values()))
-    if name in SAME_SHAPE and "dtype" not in kwargs and isinstance(args[0], Tensor):
-        typed = any(isinstance(argument, torch.dtype) for argument in args)
-        if typed or is_plain(args[0]):
-            return None if typed else args[0]
-        return like(args[0], args[0].shape) if name in CONTIGUOUS and args[0].is_floating_point() else None
+    if name in CONTIGUOUS or name in SAME_ORDER:
+        x = args[0]
+        if "dtype" in kwargs or not x.is_floating_point() or any(isinstance(each, torch.dtype) for each in args):
+            return None
+        keeps_order = name in SAME_ORDER and (x.is_contiguous() or (name != "instance_norm" and is_plain(x)))
+        return like(x, x.shape) if name in CONTIGUOUS else x if keeps_order else None
     found = SHAPES.get(name)
     return found(*args, **kwargs) if found else None
 
@@ -68,10 +71,22 @@ def written(target: Tensor, *others: Any) -> Tensor | None:
     return target if is_fitting and target.is_floating_point() else None
 
 
+def is_dense(tensor: Tensor) -> bool:
+    """Without gaps or overlaps, its axes in whatever order: pointwise results keep such strides."""
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size != 1 and stride != expected:
+            return False
+        expected *= size
+    return tensor.is_floating_point()
+
+
 def pointwise(arguments: Sequence[Any]) -> Tensor | None:
     tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
     largest = max(tensors, key=Tensor.numel)
-    if not all(tensor.dtype == largest.dtype for tensor in tensors) or not is_plain(largest):
+    # Where a smaller operand is spread, its own strides have a say in the order of the axes.
+    is_whole = is_plain if len(tensors) > 1 else is_dense
+    if not all(tensor.dtype == largest.dtype for tensor in tensors) or not is_whole(largest):
         return None
     if not all(fits(tensor.shape, largest.shape) for tensor in tensors):
         return None
@@ -155,3 +170,29 @@ def attention(query: Tensor, key: Tensor, value: Tensor, *mask: Any, **options: 
     batch, heads, rows, _ = query.shape
     # The layout of the fused kernels: heads inside rows.
     return like(query, (batch, rows, heads, value.shape[-1])).transpose(1, 2)
+
+
+@shape_of("roll")
+def roll(x: Tensor, *shifts: Any, **options: Any) -> Tensor | None:
+    return x if x.is_contiguous() and x.is_floating_point() else None
+
+
+@shape_of("masked_fill")
+def masked_fill(x: Tensor, mask: Tensor, value: Any) -> Tensor | None:
+    return x if x.is_contiguous() and x.is_floating_point() and fits(mask.shape, x.shape) else None
+
+
+@shape_of("linalg_vector_norm")
+def vector_norm(x: Tensor, order: float = 2, dim: Any = None, keepdim: bool = False, **options: Any) -> Tensor | None:
+    if options or not is_plain(x) or not x.is_contiguous() or not isinstance(dim, list | tuple):
+        return None
+    axes = {axis % x.dim() for axis in dim}
+    kept = [1 if axis in axes else size for axis, size in enumerate(x.shape) if keepdim or axis not in axes]
+    return like(x, kept)
+
+
+@shape_of("matmul")
+def matmul(a: Tensor, b: Tensor) -> Tensor | None:
+    if a.dim() != b.dim() or a.dim() < 3 or a.shape[:-2] != b.shape[:-2] or a.shape[-1] != b.shape[-2]:
+        return None
+    return like(a, (*a.shape[:-1], b.shape[-1])) if a.dtype == b.dtype and a.is_floating_point() else None
