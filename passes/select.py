@@ -47,21 +47,49 @@ class Tie:
     dims: tuple[Dim, ...]
 
 
-def bundles(groups: Sequence[Group], multiples: Mapping[Dim, int], ties: Iterable[Tie]) -> list[Bundle]:
-    """The independent choices: single dimensions, and those that are tied."""
+@dataclass(frozen=True, slots=True)
+class JointWidth:
+    """Parts of one width whose counts, with `fixed` more, must together be a multiple."""
+
+    dims: tuple[Dim, ...]
+    fixed: int
+    multiple: int
+
+    def fits(self, dims: Sequence[Dim], counts: Sequence[int]) -> bool:
+        own = sum(count for dim, count in zip(dims, counts, strict=True) if dim in self.dims)
+        return (own + self.fixed) % self.multiple == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """The multiple that each dimension's count must be, and widths whose parts are multiples only together."""
+
+    multiples: Mapping[Dim, int]
+    joint: tuple[JointWidth, ...] = ()
+
+
+def bundles(groups: Sequence[Group], alignment: Alignment, ties: Iterable[Tie]) -> list[Bundle]:
+    """The independent choices: single dimensions, and those that are tied or make up one width."""
     free = {group.dim: place for place, group in enumerate(groups)}
     tied: dict[Dim, frozenset[Dim]] = {dim: frozenset((dim,)) for dim in free}
-    for tie in ties:
-        together = frozenset(dim for each in tie.dims for dim in tied.get(each, (each,)))
+    for dims in [*(tie.dims for tie in ties), *(width.dims for width in alignment.joint)]:
+        together = frozenset(dim for each in dims for dim in tied.get(each, (each,)))
         tied.update(dict.fromkeys(together, together))
     found: list[Bundle] = []
     for together in dict.fromkeys(tied.values()):
         # What is tied to a width that cannot change cannot change either.
         if all(dim in free for dim in together):
-            dims = sorted(together, key=free.__getitem__)
-            steps = steps_of(tuple(dim.size for dim in dims), tuple(multiples.get(dim, 1) for dim in dims))
+            dims = tuple(sorted(together, key=free.__getitem__))
+            sizes = tuple(dim.size for dim in dims)
+            multiples = tuple(alignment.multiples.get(dim, 1) for dim in dims)
+            joint = [width for width in alignment.joint if width.dims[0] in together]
+            if len(joint) == 1 and set(joint[0].dims) == together:
+                steps = steps_together(sizes, multiples, joint[0])
+            else:
+                steps = steps_of(sizes, multiples)
+                steps = (sizes, *(step for step in steps[1:] if all(width.fits(dims, step) for width in joint)))
             layers = tuple(max(1, groups[free[dim]].layers) for dim in dims)
-            found.append(Bundle(tuple(dims), steps, layers))
+            found.append(Bundle(dims, steps, layers))
     return [bundle for bundle in found if len(bundle.sizes) > 1]
 
 
@@ -77,30 +105,65 @@ def steps_of(sizes: tuple[int, ...], multiples: tuple[int, ...]) -> tuple[tuple[
     return tuple(steps)
 
 
-def alignment(axes: Iterable[Axis], frozen: Mapping[Dim, object], align: int) -> dict[Dim, int]:
-    """The multiple that each dimension's count must be, so that kept widths are multiples of `align`."""
-    multiples: dict[Dim, int] = {}
+def steps_together(
+    sizes: tuple[int, ...], multiples: tuple[int, ...], width: JointWidth
+) -> tuple[tuple[int, ...], ...]:
+    """All counts from whole to least, nearly proportional, whose sum makes the width a multiple."""
+    steps = [sizes]
+    # The part that may have any count makes up for the others.
+    loosest = max(range(len(sizes)), key=lambda k: sizes[k] if multiples[k] == 1 else 0)
+    for total in range(sum(sizes) - 1, 0, -1):
+        shares = [size * total // sum(sizes) for size in sizes]
+        counts = [max(m, share // m * m) for share, m in zip(shares, multiples, strict=True)]
+        excess = (sum(counts) + width.fixed) % width.multiple
+        if multiples[loosest] == 1:
+            counts[loosest] -= excess
+        elif excess:
+            continue
+        if counts[loosest] > 0 and tuple(counts) != steps[-1]:
+            steps.append(tuple(counts))
+    return tuple(steps)
+
+
+def alignment(axes: Iterable[Axis], frozen: Mapping[Dim, object], align: int) -> Alignment:
+    """What makes kept widths multiples of `align`."""
     if align <= 1:
-        return multiples
+        return Alignment({})
+    multiples: dict[Dim, int] = {}
+    joint: dict[frozenset[Dim], JointWidth] = {}
     for axis in axes:
-        for part in axis.parts if isinstance(axis, Sum) else (axis,):
-            needed = align
-            if isinstance(axis, Sum) and part.size % align:
-                # Whole, it adds to the others what makes the width a multiple; cut, it would not.
-                multiples.update({leaf: leaf.size for leaf in variables(part) if leaf not in frozen})
-                continue
-            factors = part.factors if isinstance(part, Product) else (part,)
-            for factor in factors:
-                if not isinstance(factor, Dim) or factor in frozen:
-                    needed //= gcd(needed, factor.size)
-            for factor in reversed(factors):
-                if isinstance(factor, Dim) and factor not in frozen and needed > 1:
-                    is_alone = len(factors) == 1 and factor.size >= needed
-                    own = needed if is_alone else gcd(needed, factor.size)
-                    before = multiples.get(factor, 1)
-                    multiples[factor] = own * before // gcd(own, before)
-                    needed //= own
-    return multiples
+        parts = axis.parts if isinstance(axis, Sum) else (axis,)
+        odd = [part for part in parts if len(parts) > 1 and part.size % align]
+        for part in parts:
+            if part not in odd:
+                align_part(part, frozen, align, multiples)
+        if odd:
+            loose = tuple(dict.fromkeys(part for part in odd if isinstance(part, Dim) and part not in frozen))
+            stiff = [part for part in odd if part not in loose]
+            # A part that cannot be counted by itself stays whole: whole, it adds to the others what it always did.
+            multiples.update({leaf: leaf.size for part in stiff for leaf in variables(part) if leaf not in frozen})
+            if len(loose) + len(stiff) < len(odd):  # a part that occurs twice
+                multiples.update({dim: dim.size for dim in loose})
+            elif loose:
+                width = JointWidth(loose, sum(part.size for part in stiff) % align, align)
+                joint.setdefault(frozenset(loose), width)
+    return Alignment(multiples, tuple(joint.values()))
+
+
+def align_part(part: Axis, frozen: Mapping[Dim, object], align: int, multiples: dict[Dim, int]) -> None:
+    """The factors of a product share what is needed, the innermost first."""
+    factors = part.factors if isinstance(part, Product) else (part,)
+    needed = align
+    for factor in factors:
+        if not isinstance(factor, Dim) or factor in frozen:
+            needed //= gcd(needed, factor.size)
+    for factor in reversed(factors):
+        if isinstance(factor, Dim) and factor not in frozen and needed > 1:
+            is_alone = len(factors) == 1 and factor.size >= needed
+            own = needed if is_alone else gcd(needed, factor.size)
+            before = multiples.get(factor, 1)
+            multiples[factor] = own * before // gcd(own, before)
+            needed //= own
 
 
 def select(

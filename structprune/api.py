@@ -11,6 +11,8 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from structprune.analysis import Analysis
 from structprune.axis import Kept
 from structprune.errors import InvalidArgument, PlanMismatch, UnsupportedRatio
@@ -195,16 +197,19 @@ class Chooser:
         names = {member.parameter for group in groups for member in group.members if member.is_trained}
         criterion = random_scores(seed) if how == "random" else how
         self.scores = score(groups, analysis.frontend.arrays(names), criterion)
+        for dim, is_free in analysis.frontend.free(analysis.solution).items():
+            if dim in self.scores:
+                self.scores[dim] = np.where(is_free, 0.0, self.scores[dim])
         graph, frozen = analysis.solution.graph, analysis.solution.system.frozen
         axes = [a for value in graph.parameters.values() if value.is_trained for a in analysis.solution.expanded(value)]
-        self.multiples = alignment(axes, frozen, align)
+        self.alignment = alignment(axes, frozen, align)
         if of == "channels":
             can_move = movable(axes, frozen)
             self.groups = [group for group in groups if group.dim in can_move]
 
     def __call__(self, constraints: Constraints) -> Kept:
         groups = [group for group in self.groups if group.dim not in constraints.frozen]
-        choices = bundles(groups, self.multiples, constraints.ties)
+        choices = bundles(groups, self.alignment, constraints.ties)
         try:
             measure = channels(self.groups) if self.of == "channels" else self.analysis.measure(self.of)
             return select(choices, self.scores, measure, self.ratio, self.scope)

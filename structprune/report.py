@@ -44,6 +44,7 @@ class Report:
     cuts: tuple[Cut, ...]
     frozen: tuple[tuple[str, float], ...]
     kind: str
+    folded: int = 0
     note: str = ""
 
     def as_dict(self) -> dict[str, Any]:
@@ -75,6 +76,8 @@ class Report:
                 else "removing equals zeroing"
             )
         )
+        if self.folded:
+            lines.append(f"  {self.folded} removed channels were constant: folded into the biases behind them")
         lines.extend(f"  frozen: {share:.1%} of the parameters, {reason}" for reason, share in self.frozen)
         own = f"the result is a {self.model}" if self.kind == "module" else "the result is a torch.fx.GraphModule"
         lines.append(f"  {own}" + (f": {self.note}" if self.note else ""))
@@ -117,5 +120,10 @@ def make_report(analysis: Analysis, rewrite: Rewrite, of: str, asked: float, kin
             if entries / total >= 0.01
         ),
         kind=kind,
+        folded=sum(
+            int(is_free.sum() - is_free[rewrite.kept[dim]].sum())
+            for dim, is_free in analysis.frontend.free(analysis.solution).items()
+            if dim in rewrite.kept
+        ),
         note=note,
     )

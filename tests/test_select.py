@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -22,6 +22,7 @@ from structprune.api import Chooser
 from structprune.errors import UnsupportedRatio
 from structprune.frontends.names import matching
 from structprune.frontends.protocol import Constraints
+from structprune.passes.group import Group
 from structprune.passes.rewrite import Rewrite
 from structprune.passes.select import movable
 
@@ -273,6 +274,44 @@ def test_align_wider_than_a_layer() -> None:
     small = structprune.shrink(model, 0.4, torch.randn(2, 20), align=16)
     assert small[2].out_features % 16 == 0
     assert small[0].out_features == 8
+
+
+class Sliced(nn.Module):
+    """A width of 64, cut by slices at 12 and at 40: no part is a multiple of 8, their sum is."""
+
+    def __init__(self, own_layers: bool) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 64), nn.Linear(64, 4)
+        self.filler = nn.Sequential(nn.Linear(6, 2048), nn.ReLU(), nn.Linear(2048, 4))
+        self.own = nn.ModuleList([nn.Linear(size, 4) for size in (12, 28, 24)]) if own_layers else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.first(x).tensor_split((12, 40), 1)
+        y = torch.cat([part.sigmoid() if k else part.relu() for k, part in enumerate(parts)], 1)
+        result = self.last(y) + self.filler(x)
+        return result if self.own is None else result + sum(own(p) for own, p in zip(self.own, parts, strict=True))
+
+
+# With 16, the part of 12 alone could be no multiple.
+@pytest.mark.parametrize(("align", "own_layers"), [(4, False), (8, False), (16, False), (4, True), (8, True)])
+@pytest.mark.parametrize("ratio", [0.2, 0.5, 0.7])
+def test_align_on_parts_that_are_no_multiples(align: int, ratio: float, own_layers: bool) -> None:
+    torch.manual_seed(0)
+    model = Sliced(own_layers).double()
+    x = torch.randn(3, 6, dtype=torch.float64)
+
+    def cheap_parts(group: Group, weights: Sequence[Tensor]) -> Tensor:
+        """Of the parts all that matters is the first index; of the filler all matters alike."""
+        return torch.arange(group.size) == 0 if "first" in group.name else torch.ones(group.size)
+
+    small = structprune.shrink(model, ratio, x, score=cheap_parts, align=align, verify="numeric", output="graph")
+    width = small.get_parameter("first.weight").shape[0]
+    assert abs(1 - count(small) / count(model) - ratio) <= TOLERANCE
+    assert width < 64 and width % align == 0 and width == small.get_parameter("last.weight").shape[1]
+    if own_layers:
+        parts = [small.get_parameter(f"own.{k}.weight").shape[1] for k in range(3)]
+        assert sum(parts) == width
+        assert all(new % align == 0 or new == old for new, old in zip(parts, (12, 28, 24), strict=True))
 
 
 class Together(nn.Module):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from structprune.axis import Dim, Kept
+from structprune.axis import Dim, Kept, Mask
 from structprune.graph import Graph, Shape
 from structprune.passes.propagate import Solution
 from structprune.passes.rewrite import Rewrite
@@ -56,6 +56,9 @@ class Frontend(Protocol):
 
     def shapes(self) -> Mapping[str, Shape]:
         """Every stored tensor's shape, used or not."""
+
+    def free(self, solution: Solution) -> Mapping[Dim, Mask]:
+        """Which indices can be removed without any change: constants that a bias behind them takes over."""
 
     def inputs(self) -> Any:
         """The example inputs as data."""

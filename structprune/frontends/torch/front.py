@@ -10,14 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from structprune.axis import Dim, Mask
 from structprune.errors import UnsupportedModel, VerificationError
 from structprune.frontends.protocol import Choose, Constraints, Realized
 from structprune.frontends.torch.adapt import Adapter, depends_on_data
 from structprune.frontends.torch.capture import capture, record
+from structprune.frontends.torch.constant import Constants, constants
 from structprune.frontends.torch.graph_module import build_graph_module
 from structprune.frontends.torch.inputs import describe, read, restore
 from structprune.frontends.torch.lower import lower
-from structprune.frontends.torch.module import arrays, stored
+from structprune.frontends.torch.module import arrays, sliced, stored
 from structprune.frontends.torch.oracle import expected_outputs, largest_error, outputs_of_own_code, zeroed
 from structprune.frontends.torch.record import Arguments, Capture, Stopped, map_tensors, tensors_in
 from structprune.graph import Graph, Shape
@@ -66,7 +68,8 @@ class TorchFrontend:
             adapter = Adapter(self.model, self.arguments, self.capture, solution)
             adapted = adapter.adapt(choose)
             if adapted.rewrite is not None:
-                return Realized(adapted.rewrite, "module", adapted.finish, adapter.constraints)
+                chosen, make = adapted.rewrite, adapted.finish
+                return Realized(chosen, "module", lambda at_once: self.fold(make(at_once), chosen), adapter.constraints)
             note = adapted.reason
             if output == "module" or self.capture.is_real:
                 raise UnsupportedModel(
@@ -80,9 +83,24 @@ class TorchFrontend:
         def finish(at_once: bool) -> nn.Module:
             small = build_graph_module(self.model, self.arguments, self.capture, self.graph.ops, rewrite)
             self.check_shapes(small, rewrite)
-            return small
+            return self.fold(small, rewrite)
 
         return Realized(rewrite, "graph", finish, free, note)
+
+    def free(self, solution: Solution) -> Mapping[Dim, Mask]:
+        return self.constants(solution).free
+
+    def constants(self, solution: Solution) -> Constants:
+        return constants(self.capture, solution, arrays(self.model, self.capture.parameters))
+
+    def fold(self, small: nn.Module, rewrite: Rewrite) -> nn.Module:
+        """Add what removed constants contributed to the biases behind them."""
+        parameters, edits = arrays(self.model, self.capture.parameters), rewrite.edits()
+        additions = self.constants(rewrite.solution).additions(rewrite, parameters)
+        for name, tensor in stored(small) if additions else ():
+            if name in additions:
+                tensor.data += sliced(additions[name], edits.get(name, {})).to(tensor)
+        return small
 
     def check_shapes(self, small: nn.Module, rewrite: Rewrite) -> None:
         """The graph runs, and its outputs have the shapes that the original's have."""
@@ -113,14 +131,16 @@ class TorchFrontend:
             for module, training in was_training.items():
                 module.training = training
         parameters = arrays(self.model, self.capture.parameters)
+        # Constants that were folded into biases live on: in the original they are not zeroed.
+        kept = Rewrite(rewrite.solution, self.constants(rewrite.solution).kept(rewrite))
+        values = zeroed(parameters, kept)
         if self.is_bound_to_data():
             # No recorded graph stands for such a model: its own code runs on zeroed parameters.
-            return largest_error(self.zeroed_run(rewrite, parameters, arguments), found)
-        return largest_error(expected_outputs(self.capture, rewrite, parameters, flat), found)
+            return largest_error(self.zeroed_run(rewrite, values, arguments), found)
+        return largest_error(expected_outputs(self.capture, rewrite, values, flat), found)
 
-    def zeroed_run(self, rewrite: Rewrite, parameters: Mapping[str, Tensor], arguments: Arguments) -> list[Tensor]:
+    def zeroed_run(self, rewrite: Rewrite, values: Mapping[str, Tensor], arguments: Arguments) -> list[Tensor]:
         whole = copy.deepcopy(self.model).eval()
-        values = zeroed(parameters, rewrite)
         for name, tensor in stored(whole):
             if name in values:
                 tensor.data = values[name]

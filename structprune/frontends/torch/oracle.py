@@ -38,9 +38,9 @@ def zeroed(parameters: Mapping[str, Tensor], rewrite: Rewrite) -> dict[str, Tens
 
 
 def expected_outputs(
-    capture: Capture, rewrite: Rewrite, parameters: Mapping[str, Tensor], inputs: Sequence[Tensor]
+    capture: Capture, rewrite: Rewrite, values: Mapping[str, Tensor], inputs: Sequence[Tensor]
 ) -> list[Tensor]:
-    """What the small model must give."""
+    """What the small model must give; `values` are the zeroed parameters."""
     changed = {id(op.source[0]): op for op in changed_ops(rewrite)}
 
     def step(index: int, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -48,7 +48,7 @@ def expected_outputs(
             return call.target(*args, **kwargs)
         return over_kept(changed[id(call)], args, kwargs, rewrite)
 
-    return run(capture, zeroed(parameters, rewrite), list(inputs), step)
+    return run(capture, values, list(inputs), step)
 
 
 def changed_ops(rewrite: Rewrite) -> list[Op]:
