@@ -24,7 +24,17 @@ from structprune.frontends.protocol import Choose, Constraints
 from structprune.frontends.torch.capture import raised_at, record
 from structprune.frontends.torch.compare import Comparison, Difference
 from structprune.frontends.torch.lower import bind
-from structprune.frontends.torch.module import Undo, by_module, fill, mend, replaced, resize, small_copy
+from structprune.frontends.torch.module import (
+    Unmended,
+    by_module,
+    fill,
+    mend,
+    replaced,
+    resize,
+    restore,
+    small_copy,
+    unmended,
+)
 from structprune.frontends.torch.record import Arguments, Call, Capture, Stopped
 from structprune.graph import Op, Value
 from structprune.passes.propagate import Solution
@@ -62,7 +72,7 @@ class Adapter:
         self.spared: set[tuple[type, str]] = set()
         self.mends: dict[tuple[str, int], int] = {}
         self.small: nn.Module | None = None
-        self.undo: Undo = []
+        self.unmended: Unmended = []
         self._moving: dict[Op, tuple[Axis, ...]] = {}
         self._given: tuple[Rewrite | None, dict[Op, list[tuple[int, int]]]] = (None, {})
 
@@ -89,7 +99,7 @@ class Adapter:
             sizes = self.sizes(rewrite)
             self.mends = {key: next(iter(news)) for key, news in sizes.items() if len(news) == 1}
             small = self.copy(rewrite)
-            self.undo = mend(small, self.mends, self.spared)
+            mend(small, self.mends, self.spared)
             difference, cause = self.check(small, rewrite)
             if difference is None:
                 return Adapted(rewrite, partial(self.finish, small, rewrite, self.mends, self.spared))
@@ -103,9 +113,9 @@ class Adapter:
         """A small copy: the one of the last attempt in new sizes, unless it has been filled."""
         if self.small is None or self.capture.is_real:
             self.small = small_copy(self.model, rewrite.edits(), is_filled=self.capture.is_real)
+            self.unmended = unmended(self.small)
             return self.small
-        for module, name, value in self.undo:
-            setattr(module, name, value)
+        restore(self.unmended)
         resize(self.small, self.model, rewrite.edits())
         return self.small
 

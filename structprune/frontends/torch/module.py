@@ -61,6 +61,21 @@ def small_copy(model: nn.Module, edits: Edits, is_filled: bool = True) -> nn.Mod
         ) from error
 
 
+Unmended = list[tuple[nn.Module, type, dict[str, Any]]]
+
+
+def unmended(small: nn.Module) -> Unmended:
+    """What mending may change of each module: its class and its attributes."""
+    return [(module, type(module), dict(module.__dict__)) for module in small.modules()]
+
+
+def restore(saved: Unmended) -> None:
+    for module, kind, attributes in saved:
+        module.__class__ = kind
+        module.__dict__.clear()
+        module.__dict__.update(attributes)
+
+
 def resize(small: nn.Module, model: nn.Module, edits: Edits) -> None:
     """Give an unfilled copy other sizes."""
     originals = dict(stored(model))
@@ -179,27 +194,23 @@ def replaced(value: Any, numbers: Mapping[int, int]) -> Any:
 
 
 Spared = Container[tuple[type, str]]
-Undo = list[tuple[nn.Module, str, Any]]
 
 
-def mend(model: nn.Module, mends: Mapping[tuple[str, int], int], spared: Spared = ()) -> Undo:
+def mend(model: nn.Module, mends: Mapping[tuple[str, int], int], spared: Spared = ()) -> None:
     """Replace the numbers that the code of a module passes on as sizes: (module, old) -> new.
 
-    `spared` are attributes that hold such a number and mean something else. Gives back what was replaced.
+    `spared` are attributes that hold such a number and mean something else.
     """
     modules = dict(model.named_modules())
-    undo: Undo = []
     for owner, numbers in by_module(mends).items():
         module = modules[owner]
         for name, value in list(vars(module).items()):
             if not name.startswith("_") and name != "training" and (type(module), name) not in spared:
                 mended = replaced(value, numbers)
                 if mended is not value:
-                    undo.append((module, name, value))
                     setattr(module, name, mended)
     for module in model.modules():
         true_sizes(module)
-    return undo
 
 
 def by_module(mends: Mapping[tuple[str, int], int]) -> dict[str, dict[int, int]]:
