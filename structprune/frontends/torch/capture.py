@@ -24,7 +24,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from structprune.errors import CaptureError
 from structprune.frontends.torch import operators  # noqa: F401  registers the entries
 from structprune.frontends.torch.lower import has_rule
-from structprune.frontends.torch.record import Arguments, Call, Capture, Stopped, map_tensors, tensors_in
+from structprune.frontends.torch.record import (
+    Arguments,
+    Call,
+    Capture,
+    Stopped,
+    depends_on_data,
+    map_tensors,
+    tensors_in,
+)
 from structprune.frontends.torch.shape import quick_shape
 from structprune.graph import Shape, Value, Where
 
@@ -68,10 +76,12 @@ class Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
         """Otherwise every operator passes through dynamo's wrapper, and dynamo is imported for it."""
         return False
 
-    def __init__(self, model: nn.Module, is_real: bool) -> None:
+    def __init__(self, model: nn.Module, is_real: bool, answers: Sequence[tuple[Any, Any]] = ()) -> None:
         TorchDispatchMode.__init__(self, torch._C.DispatchKey.PreDispatch)  # type: ignore[no-untyped-call]
         self._dispatch_key = torch._C.DispatchKey.PreDispatch
         self.is_real = is_real
+        self.answers: list[tuple[Any, Any]] = []
+        self._given_answers = iter(answers)
         self.calls: list[Call] = []
         self.parameters: dict[str, Value] = {}
         self.aliases: dict[str, str] = {}
@@ -194,7 +204,9 @@ class Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
         )
         # Before it runs: if it raises, the last call tells which sizes the model asked for.
         self.calls.append(call)
-        if self.is_real or is_constant:
+        if self.is_real and depends_on_data(function):
+            result = self._answer(function, args, kwargs)
+        elif self.is_real or is_constant:
             result = function(*args, **kwargs)
             if not self.is_real and any(t.device.type == "meta" for t in tensors_in(result)):
                 raise GhostEscaped("a tensor was made on the meta device")
@@ -214,6 +226,16 @@ class Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
             if pointer(tensor):
                 self._made[place(tensor)] = value
         return result
+
+    def _answer(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What data decide is decided as in the run that this one is compared with: both take the same path."""
+        target, answer = next(self._given_answers, (None, None))
+        if target is not function:
+            self._given_answers = iter(())
+            answer = function(*args, **kwargs)
+        self.answers.append((function, answer))
+        # The model may write into what it is given.
+        return map_tensors(answer, Tensor.clone)
 
     def _wrap(self, result: Any, device: torch.device, arguments: Sequence[Tensor], is_in_place: bool) -> Any:
         """Ghosts for the meta tensors of a result; an argument given back stays itself."""
@@ -379,8 +401,11 @@ def raised_at(error: BaseException) -> str:
     return found
 
 
-def record(model: nn.Module, inputs: Arguments, is_real: bool) -> Capture:
-    recorder = Recorder(model, is_real)
+def record(
+    model: nn.Module, inputs: Arguments, is_real: bool, answers: Sequence[tuple[Any, Any]] = ()
+) -> Capture:
+    """`answers` are those of another real run: where data decide, this one follows it."""
+    recorder = Recorder(model, is_real, answers)
     entering: list[Value] = []
 
     def enter(tensor: Tensor) -> Tensor:
@@ -420,4 +445,5 @@ def record(model: nn.Module, inputs: Arguments, is_real: bool) -> Capture:
         result=map_tensors(result, recorder.value),
         is_real=is_real,
         result_type=type(result) if isinstance(result, dict) and type(result) is not dict else None,
+        answers=recorder.answers,
     )

@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from structprune.axis import Dim, Mask
 from structprune.errors import UnsupportedModel, VerificationError
 from structprune.frontends.protocol import Choose, Constraints, Realized
-from structprune.frontends.torch.adapt import Adapter, depends_on_data
+from structprune.frontends.torch.adapt import Adapter
 from structprune.frontends.torch.capture import capture, record
 from structprune.frontends.torch.constant import Constants, constants
 from structprune.frontends.torch.graph_module import build_graph_module
@@ -117,34 +117,47 @@ class TorchFrontend:
 
     def is_bound_to_data(self) -> bool:
         """Another input may take another path through the model's code."""
-        return self.capture.is_real and any(map(depends_on_data, self.graph.ops))
+        return self.capture.is_real and bool(self.capture.answers)
 
     def error(self, rewrite: Rewrite, small: nn.Module) -> float:
         arguments = map_tensors(self.arguments[0], noise), map_tensors(self.arguments[1], noise)
-        flat = list(tensors_in(arguments))
-        was_training = {module: module.training for module in small.modules()}
-        small.eval()
-        try:
-            with torch.no_grad():
-                found = list(tensors_in(small(*arguments[0], **arguments[1])))
-        finally:
-            for module, training in was_training.items():
-                module.training = training
-        parameters = arrays(self.model, self.capture.parameters)
         # Constants that were folded into biases live on: in the original they are not zeroed.
         kept = Rewrite(rewrite.solution, self.constants(rewrite.solution).kept(rewrite))
-        values = zeroed(parameters, kept)
+        values = zeroed(arrays(self.model, self.capture.parameters), kept)
         if self.is_bound_to_data():
-            # No recorded graph stands for such a model: its own code runs on zeroed parameters.
-            return largest_error(self.zeroed_run(rewrite, values, arguments), found)
-        return largest_error(expected_outputs(self.capture, rewrite, values, flat), found)
+            return self.error_of_own_code(rewrite, values, small, arguments)
+        expected = expected_outputs(self.capture, rewrite, values, list(tensors_in(arguments)))
+        return largest_error(expected, outputs_in_eval_mode(small, arguments))
 
-    def zeroed_run(self, rewrite: Rewrite, values: Mapping[str, Tensor], arguments: Arguments) -> list[Tensor]:
-        whole = copy.deepcopy(self.model).eval()
+    def error_of_own_code(
+        self, rewrite: Rewrite, values: Mapping[str, Tensor], small: nn.Module, arguments: Arguments
+    ) -> float:
+        """No recorded graph stands for a model bound to data: its own code runs on zeroed parameters.
+
+        Both run in float64: rounding would choose between scores that are nearly equal, and so another path.
+        """
+        whole, small = copy.deepcopy(self.model), copy.deepcopy(small).double()
         for name, tensor in stored(whole):
             if name in values:
                 tensor.data = values[name]
-        return outputs_of_own_code(whole, rewrite, arguments)
+        precise = map_tensors(arguments[0], as_double), map_tensors(arguments[1], as_double)
+        expected = outputs_of_own_code(whole.double().eval(), rewrite, precise)
+        return largest_error(expected, outputs_in_eval_mode(small, precise))
+
+
+def outputs_in_eval_mode(model: nn.Module, arguments: Arguments) -> list[Tensor]:
+    was_training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            return list(tensors_in(model(*arguments[0], **arguments[1])))
+    finally:
+        for module, training in was_training.items():
+            module.training = training
+
+
+def as_double(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
 
 
 class Described:

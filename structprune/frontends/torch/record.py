@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 import torch
@@ -57,6 +57,20 @@ class Capture:
     result: Any
     is_real: bool
     result_type: type | None = None
+    # What the operators answered whose results depend on data, in order.
+    answers: list[tuple[Any, Any]] = field(default_factory=list)
+
+
+def depends_on_data(target: Any) -> bool:
+    """Whether values decide the shape of the operator's result, or give Python a number."""
+    tags = getattr(target, "tags", ())
+    is_chosen = torch.Tag.dynamic_output_shape in tags or torch.Tag.data_dependent_output in tags
+    # Other libraries do not tag theirs; this one has been told.
+    return is_chosen or str(target) in CHOOSING
+
+
+# Operators without tags that choose by data.
+CHOOSING = {"torchvision.nms.default"}
 
 
 def values_in(structure: Any) -> Iterator[Value]:
