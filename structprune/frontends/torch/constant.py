@@ -153,8 +153,7 @@ class Tracker:
             return None
         if op.kind not in ("linear", "conv", "batch_norm") or op.attributes.get("by_batch"):
             return None
-        tensor = self.parameters[weight.parameter]
-        is_zero: Mask = (tensor.abs() if tensor.dim() == 1 else norm(tensor)).eq(0).cpu().numpy()
+        is_zero = zero_rows(self.parameters[weight.parameter])
         return is_zero if is_zero.any() else None
 
     def writes_into_views(self) -> bool:
@@ -412,10 +411,14 @@ def has_borders(op: Op) -> bool:
     return is_padded or bool(argument(op, "transposed"))
 
 
-def norm(weight: Tensor) -> Tensor:
-    """The largest entry of each filter."""
-    largest: Tensor = torch.linalg.vector_norm(weight.detach().flatten(1), ord=float("inf"), dim=1)
-    return largest
+def zero_rows(weight: Tensor) -> Mask:
+    """Which filters consist of zeros. Few begin with one: only those are read to the end."""
+    rows = weight.detach().flatten(1) if weight.dim() > 1 else weight.detach()[:, None]
+    is_zero = rows[:, 0] == 0
+    begun = is_zero.nonzero().flatten()
+    is_zero[begun] = (rows[begun] == 0).all(1)
+    result: Mask = is_zero.cpu().numpy()
+    return result
 
 
 def positions(axis: Axis, dim: Dim) -> Indices:

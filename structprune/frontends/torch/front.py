@@ -41,6 +41,7 @@ class TorchFrontend:
         self.model_name = type(model).__name__
         self.total = sum(parameter.numel() for parameter in model.parameters())
         self.tolerance = max(TOLERANCES.get(parameter.dtype, 0.0) for parameter in model.parameters())
+        self._constants: Constants | None = None
         self.itemsizes: Mapping[str, int] = {name: tensor.element_size() for name, tensor in stored(model)}
 
     @classmethod
@@ -69,7 +70,11 @@ class TorchFrontend:
             adapted = adapter.adapt(choose)
             if adapted.rewrite is not None:
                 chosen, make = adapted.rewrite, adapted.finish
-                return Realized(chosen, "module", lambda at_once: self.fold(make(at_once), chosen), adapter.constraints)
+
+                def made(at_once: bool) -> nn.Module:
+                    return self.fold(make(at_once), chosen, at_once)
+
+                return Realized(chosen, "module", made, adapter.constraints)
             note = adapted.reason
             if output == "module" or self.capture.is_real:
                 raise UnsupportedModel(
@@ -83,7 +88,7 @@ class TorchFrontend:
         def finish(at_once: bool) -> nn.Module:
             small = build_graph_module(self.model, self.arguments, self.capture, self.graph.ops, rewrite)
             self.check_shapes(small, rewrite)
-            return self.fold(small, rewrite)
+            return self.fold(small, rewrite, at_once)
 
         return Realized(rewrite, "graph", finish, free, note)
 
@@ -91,10 +96,14 @@ class TorchFrontend:
         return self.constants(solution).free
 
     def constants(self, solution: Solution) -> Constants:
-        return constants(self.capture, solution, arrays(self.model, self.capture.parameters))
+        if self._constants is None:
+            self._constants = constants(self.capture, solution, arrays(self.model, self.capture.parameters))
+        return self._constants
 
-    def fold(self, small: nn.Module, rewrite: Rewrite) -> nn.Module:
+    def fold(self, small: nn.Module, rewrite: Rewrite, at_once: bool) -> nn.Module:
         """Add what removed constants contributed to the biases behind them."""
+        if not at_once:  # the weights may be others by now
+            self._constants = None
         parameters, edits = arrays(self.model, self.capture.parameters), rewrite.edits()
         additions = self.constants(rewrite.solution).additions(rewrite, parameters)
         for name, tensor in stored(small) if additions else ():

@@ -18,19 +18,36 @@ from structprune.passes.rewrite import Rewrite
 Edits = Mapping[str, Mapping[int, Indices]]
 
 
+# Entries that are copied in one go where two axes are cut: what lies between them stays in the cache.
+BLOCK = 1 << 18
+
+
 def sliced(tensor: Tensor, axes: Mapping[int, Indices]) -> Tensor:
     """The kept part of a parameter, in the memory format of the whole."""
-    result = tensor.detach()
-    # The axis that loses most goes first: the intermediate copies stay small. Whole rows are quicker to copy.
-    def cost(axis: int) -> float:
-        return len(axes[axis]) / tensor.shape[axis] * (1 if axis == 0 else 1.5)
-
-    for axis in sorted(axes, key=cost):
-        result = result.index_select(axis, torch.from_numpy(axes[axis]).to(tensor.device))
+    whole = tensor.detach()
+    kept = {axis: torch.from_numpy(axes[axis]).to(tensor.device) for axis in sorted(axes)}
+    in_parts = len(kept) > 1 and 0 in kept
+    result = in_blocks(whole, kept.pop(0), kept) if in_parts else selected(whole, kept)
     for layout in (torch.channels_last, torch.channels_last_3d):
         rank = 4 if layout is torch.channels_last else 5
         if tensor.dim() == rank and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=layout):
             return result.contiguous(memory_format=layout)
+    return result
+
+
+def selected(tensor: Tensor, kept: Mapping[int, Tensor]) -> Tensor:
+    for axis, indices in kept.items():
+        tensor = tensor.index_select(axis, indices)
+    return tensor
+
+
+def in_blocks(tensor: Tensor, rows: Tensor, kept: Mapping[int, Tensor]) -> Tensor:
+    """Some rows at a time: no copy of the whole width is made on the way."""
+    shape = [len(kept[axis]) if axis in kept else size for axis, size in enumerate(tensor.shape)]
+    result = tensor.new_empty((len(rows), *shape[1:]))
+    height = max(1, BLOCK // max(tensor[0].numel(), 1))
+    for start in range(0, len(rows), height):
+        result[start : start + height] = selected(tensor.index_select(0, rows[start : start + height]), kept)
     return result
 
 
