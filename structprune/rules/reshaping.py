@@ -1,6 +1,8 @@
 """Operators that regroup axes: reshape, concatenation, slices, padding, repetition."""
 
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from operator import mul
 from typing import cast
 
 from structprune.axis import ONE, Axis, Product, Sum, fresh
@@ -25,7 +27,6 @@ def reshape(op: Op, x: Operand) -> Meeting:
     zero: list[bool] = []
     for old, new in blocks(x.shape, op.outputs[0].shape):
         before = [x.axes[k] for k in old if x.axes[k].size != 1]
-        is_zero = all(x.zero[k] for k in old if x.axes[k].size != 1)
         sizes = [op.outputs[0].shape[k] for k in new]
         if sum(size != 1 for size in sizes) == 1:
             whole: Axis = before[0] if len(before) == 1 else Product(tuple(before))
@@ -34,10 +35,23 @@ def reshape(op: Op, x: Operand) -> Meeting:
             after = [fresh(size) for size in sizes]
             meeting.equal.append((Product(tuple(before)), Product(tuple(after))))
         axes.extend(after)
-        zero.extend(is_zero for _ in after)
+        sources = zip(spans([x.shape[k] for k in old]), (x.zero[k] for k in old), strict=True)
+        known = [(span, is_zero) for span, is_zero in sources if span]
+        # An axis is zero where all the axes that it is made of are: `(b h) d` has its d from the last one of `b (h d)`.
+        zero.extend(all(is_zero for span, is_zero in known if overlap(span, own)) for own in spans(sizes))
     meeting.outputs = [tuple(axes)]
     meeting.zero = [tuple(zero)]
     return meeting
+
+
+def spans(sizes: Sequence[int]) -> list[range]:
+    """Where each axis lies in the block, from the innermost: axes of sizes 4, 3 and 2 reach from 6, 2 and 1 on."""
+    outward = accumulate(reversed(sizes), mul, initial=1)
+    return [range(first, last) for first, last in pairwise(outward)][::-1]
+
+
+def overlap(a: range, b: range) -> bool:
+    return max(a.start, b.start) < min(a.stop, b.stop)
 
 
 def blocks(old: Shape, new: Shape) -> list[tuple[list[int], list[int]]]:
