@@ -28,7 +28,6 @@ GRAPHS = {
     "fused_heads_three_width": "one integer stands for the residual width and for heads x head width",
     "fused_heads_width_three": "one integer stands for the residual width and for heads x head width",
     "grid_sample": "the size given to affine_grid has the channels in it, and the rewritten graph keeps the old ones",
-    "multihead_weights": "one integer stands for the model's width and for heads x head width",
     "patches_local_attention": "one integer stands for two widths",
     "sum_factor": "the sizes of a view are written in forward",
 }

@@ -62,6 +62,126 @@ class MultiheadMasked(Tokens):
 
 
 @structure(tokens)
+class MultiheadSeparate(Tokens):
+    """Three tensors meet one packed weight, which is cut in three: the values have a head width of their own."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(32, 4, add_zero_attn=True, batch_first=True)
+
+    def middle(self, x):
+        return x + self.attention(x, x.flip(1), x.roll(1, 1), need_weights=False)[0]
+
+
+@structure(tokens)
+class MultiheadMemory(Tokens):
+    """Keys and values from one tensor and queries from another, places first, no biases."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(32, 4, bias=False)
+
+    def middle(self, x):
+        y = x.transpose(0, 1)
+        memory = y.flip(0)
+        return x + self.attention(y, memory, memory, need_weights=False)[0].transpose(0, 1)
+
+
+@structure(lambda: tokens()[0])
+class MultiheadUnbatched(Tokens):
+    """A sequence without a batch; the weights are not used."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(32, 4)
+
+    def middle(self, x):
+        return x + self.attention(x, x, x)[0]
+
+
+@structure(tokens)
+class MultiheadPerHead(Tokens):
+    """The weights of each head, mixed by a learned number of each: heads reach a parameter of theirs."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(32, 4, batch_first=True)
+        self.trust = nn.Parameter(torch.rand(4, 1, 1))
+
+    def middle(self, x):
+        y, weights = self.attention(x, x, x, average_attn_weights=False)
+        return y + (self.trust * weights).sum(1) @ x
+
+
+@structure(tokens)
+class MultiheadBiased(Tokens):
+    """A learned slope of each head makes a mask with an entry for each batch and head (ALiBi)."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(32, 4, batch_first=True)
+        self.slope = nn.Parameter(torch.rand(4, 1, 1))
+
+    def middle(self, x):
+        place = torch.arange(x.shape[1], device=x.device, dtype=x.dtype)
+        bias = self.slope * (place[None, :] - place[:, None])
+        mask = bias.expand(x.shape[0], -1, -1, -1).flatten(0, 1)
+        return x + self.attention(x, x, x, attn_mask=mask, need_weights=False)[0]
+
+
+class Own(nn.MultiheadAttention):
+    """A subclass whose forward takes one tensor."""
+
+    def forward(self, x):
+        return super().forward(x, x, x, need_weights=False)[0]
+
+
+@structure(tokens)
+class MultiheadSubclass(Tokens):
+    """The user's own subclass stays one."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = Own(32, 4, batch_first=True)
+
+    def middle(self, x):
+        return x + self.attention(x)
+
+
+@structure(tokens)
+class MultiheadShared(Tokens):
+    """One attention module, called twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(32, 4, batch_first=True)
+
+    def middle(self, x):
+        for _ in range(2):
+            x = x + self.attention(x, x, x, need_weights=False)[0]
+        return x
+
+
+@structure(tokens)
+class MultiheadFunctional(Tokens):
+    """Torch's function on raw weights: its sizes are tied by the function's own code."""
+
+    def __init__(self):
+        super().__init__()
+        self.into, self.bias = nn.Parameter(torch.randn(96, 32) / 6), nn.Parameter(torch.randn(96))
+        self.project = nn.Linear(32, 32)
+        self.width, self.heads = 32, 4
+
+    def middle(self, x):
+        x = x.transpose(0, 1)
+        y, _ = nn.functional.multi_head_attention_forward(
+            *(x, x, x, self.width, self.heads, self.into, self.bias, None, None, False, 0.0),
+            *(self.project.weight, self.project.bias, False, None, False),
+        )
+        return (x + y).transpose(0, 1)
+
+
+@structure(tokens)
 def encoder_layer_post():
     """Norm after each addition."""
     return nn.Sequential(embed(32), nn.TransformerEncoderLayer(32, 4, 48, batch_first=True), head(32))
@@ -80,6 +200,33 @@ def encoder_stack():
     return nn.Sequential(
         embed(32), nn.TransformerEncoder(layer, 2, nn.LayerNorm(32), enable_nested_tensor=False), head(32)
     )
+
+
+@structure(tokens)
+class EncoderPadded(Tokens):
+    """A stack that packs padded places away where its layers can take that."""
+
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(32, 4, 48, batch_first=True)
+        self.layers = nn.TransformerEncoder(layer, 2)
+
+    def middle(self, x):
+        padding = torch.arange(x.shape[1], device=x.device).expand(x.shape[0], -1) >= 4
+        return self.layers(x, src_key_padding_mask=padding)[:, :4]
+
+
+@structure(lambda: (tokens(), tokens(4, 8)))
+class WholeTransformer(nn.Module):
+    """nn.Transformer, which compares its inputs' width with a number of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right, self.tail = embed(32), embed(32, 8), head(32)
+        self.transformer = nn.Transformer(32, 4, 1, 1, 48, batch_first=True)
+
+    def forward(self, x, y):
+        return self.tail(self.transformer(self.left(x), self.right(y)))
 
 
 @structure(lambda: (tokens(), tokens(4, 8)))

@@ -20,6 +20,7 @@ from torch import nn
 from structprune.axis import Axis, Dim, Product, Sum
 from structprune.errors import UnsupportedRatio
 from structprune.frontends.protocol import Choose, Constraints
+from structprune.frontends.torch.attention import fit_attention
 from structprune.frontends.torch.capture import raised_at, record
 from structprune.frontends.torch.compare import Comparison, Difference
 from structprune.frontends.torch.lower import bind
@@ -99,6 +100,7 @@ class Adapter:
             self.mends = {key: next(iter(news)) for key, news in sizes.items() if len(news) == 1}
             small = self.copy(rewrite)
             mend(small, self.mends, self.spared)
+            fit_attention(small, self.model, rewrite, self.capture.aliases)
             difference, cause = self.check(small, rewrite)
             if difference is None:
                 return Adapted(rewrite, partial(self.finish, small, rewrite, self.mends, self.spared))
@@ -133,6 +135,7 @@ class Adapter:
             return tried
         small = small_copy(self.model, rewrite.edits())
         mend(small, mends, spared)
+        fit_attention(small, self.model, rewrite, self.capture.aliases)
         return small
 
     def check(self, small: nn.Module, rewrite: Rewrite) -> tuple[Difference | None, str]:

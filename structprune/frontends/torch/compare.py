@@ -8,11 +8,14 @@ from typing import Any
 
 import torch
 
-from structprune.frontends.torch.lower import bind
+from structprune.frontends.torch.lower import bind, find_entry
 from structprune.frontends.torch.module import new_arguments
 from structprune.frontends.torch.record import Call, Capture
 from structprune.graph import Op, Value
 from structprune.passes.rewrite import Rewrite
+
+# `view` or `reshape`, `chunk` or `split`: operand and results say what these do, however it is written.
+TOLD_BY_SHAPES = ("reshape", "split")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,7 @@ class Comparison:
         for (index, op), new in zip(olds, news, strict=False):
             call, literals = op.source
             changes = new_arguments(call, literals, self.rewrite)
-            problem = self.difference(call, new, changes)
+            problem = self.difference(op, new, changes)
             if problem is not None:
                 found = bind(new.target, new.args, new.kwargs) if new.target is call.target else {}
                 expected = {**bind(call.target, call.args, call.kwargs), **changes}
@@ -80,15 +83,20 @@ class Comparison:
         found = (self.new_same.get(value, value) for value in after.outputs)
         return [name(value) for value in self.before.outputs] == [value.parameter or value for value in found]
 
-    def difference(self, old: Call, new: Call, changes: Mapping[str, Any]) -> str | None:
+    def difference(self, op: Op, new: Call, changes: Mapping[str, Any]) -> str | None:
+        old: Call = op.source[0]
         if old.target is not new.target:
-            return f"{new.target} in place of {old.target}"
-        if "*" in changes:
+            if op.kind not in TOLD_BY_SHAPES or find_entry(new.target) is not find_entry(old.target):
+                return f"{new.target} in place of {old.target}"
+            if not self.same(list(old.tensors()), list(new.tensors())):
+                return f"{new.target} of another tensor"
+        elif "*" in changes:
             return "its parts have unequal sizes"
-        found = bind(new.target, new.args, new.kwargs)
-        for name, value in {**bind(old.target, old.args, old.kwargs), **changes}.items():
-            if not self.same(value, found.get(name)):
-                return f"{name}={plain(found.get(name))} in place of {plain(value)}"
+        else:
+            found = bind(new.target, new.args, new.kwargs)
+            for name, value in {**bind(old.target, old.args, old.kwargs), **changes}.items():
+                if not self.same(value, found.get(name)):
+                    return f"{name}={plain(found.get(name))} in place of {plain(value)}"
         if len(old.outputs) != len(new.outputs):
             return "another number of results"
         for before, after in zip(old.outputs, new.outputs, strict=True):
