@@ -341,6 +341,23 @@ def test_it_exports_and_compiles(how: str, need_weights: bool) -> None:
     close(compiled(**given)[0], expected, 1e-5)
 
 
+def test_symbolic_tracing_leaves_it_whole() -> None:
+    """As torch's own: torchvision's feature extraction traces its models so."""
+    small = shrunk(made("self", batch_first=True), KEPT_HEADS, KEPT_WIDTH, KEPT_WIDTH)
+    given = inputs(small)
+    traced = torch.fx.symbolic_trace(small)
+    assert [node.target for node in traced.graph.nodes if node.op == "call_module"] == ["attention"]
+    assert all(torch.equal(a, b) for a, b in zip(traced(**given), small(**given), strict=True))
+
+
+def test_its_parameters_can_be_drawn_anew() -> None:
+    attention = shrunk(made("self", batch_first=True), KEPT_HEADS, KEPT_WIDTH, KEPT_WIDTH).attention
+    before = attention.in_proj_weight.detach().clone()
+    attention._reset_parameters()
+    assert not torch.equal(attention.in_proj_weight, before) and not attention.in_proj_bias.any()
+    assert not attention._qkv_same_embed_dim
+
+
 def test_a_plan_and_a_state_dict_rebuild_it(tmp_path: Path) -> None:
     model = made("self", batch_first=True)
     given = inputs(model)

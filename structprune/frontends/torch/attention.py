@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn import functional as F
 
 from structprune.axis import Indices
@@ -21,11 +22,12 @@ class ShrunkAttention(nn.MultiheadAttention):
     """`nn.MultiheadAttention` with heads and head widths of its own: the same parameters, arguments and results.
 
     Queries meet keys in `head_dim`, values have `value_dim`, and scores are scaled for `scaled_dim`, the width
-    that heads had before any was cut. The operators are those of torch's own module in the same order:
-    so the graph recorded of the original proves that this module computes the same.
+    that heads had before any was cut. The operators are those of torch's own module, in the same order:
+    so the graph recorded of the original proves that this module computes the same. `fit` makes it
+    out of a copy of torch's own.
     """
 
-    stock: type[nn.MultiheadAttention] = nn.MultiheadAttention
+    _stock: type[nn.MultiheadAttention] = nn.MultiheadAttention
     value_dim: int
     scaled_dim: int
 
@@ -41,6 +43,11 @@ class ShrunkAttention(nn.MultiheadAttention):
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """As `nn.MultiheadAttention.forward`; a mask with an entry for each head has one for each that is left."""
+        if isinstance(query, Proxy) and type(self) is ShrunkAttention:
+            # Traced by torch.fx, it is a leaf as torch's own modules are.
+            given = key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal
+            path = query.tracer.path_of_module(self)
+            return query.tracer.create_proxy("call_module", path, (query, key, value, *given), {})
         if query.is_nested or key.is_nested or value.is_nested:
             raise TypeError("attention that was shrunk takes no nested tensors: give padded ones and key_padding_mask")
         if is_causal and attn_mask is None:
@@ -57,7 +64,7 @@ class ShrunkAttention(nn.MultiheadAttention):
 
         places, batch = query.shape[:2]
         heads = batch * self.num_heads
-        q, k, v = self.projected(query, key, value)
+        q, k, v = self._projected(query, key, value)
         if attn_mask is not None:
             attn_mask = attn_mask.unsqueeze(0) if attn_mask.dim() == 2 else attn_mask
             scores = places, k.shape[0]
@@ -84,10 +91,10 @@ class ShrunkAttention(nn.MultiheadAttention):
 
         weights = None
         if need_weights:
-            weights = self.weights(q, k, attn_mask)
+            weights = self._weights(q, k, attn_mask)
             mixed = torch.bmm(weights, v).transpose(0, 1)
         else:
-            mixed = self.mixed(q, k, v, batch, attn_mask, is_causal).permute(2, 0, 1, 3)
+            mixed = self._mixed(q, k, v, batch, attn_mask, is_causal).permute(2, 0, 1, 3)
         mixed = mixed.reshape(places * batch, self.num_heads * self.value_dim)
         result = F.linear(mixed, self.out_proj.weight, self.out_proj.bias)
         result = result.view(places, batch, result.shape[1])
@@ -98,7 +105,7 @@ class ShrunkAttention(nn.MultiheadAttention):
             return result.squeeze(1), None if weights is None else weights.squeeze(0)
         return result.transpose(1, 0) if self.batch_first else result, weights
 
-    def projected(self, query: Tensor, key: Tensor, value: Tensor) -> Three:
+    def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> Three:
         """Queries, keys and values, by one product where they come from one tensor."""
         weight, bias = self.in_proj_weight, self.in_proj_bias
         width, carried = self.num_heads * self.head_dim, self.num_heads * self.value_dim
@@ -121,12 +128,12 @@ class ShrunkAttention(nn.MultiheadAttention):
         )
         return q, k, v
 
-    def weights(self, q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
+    def _weights(self, q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
         q, k = q * math.sqrt(1.0 / self.scaled_dim), k.transpose(-2, -1)
         weights = F.softmax(torch.bmm(q, k) if mask is None else torch.baddbmm(mask, q, k), dim=-1)
         return F.dropout(weights, self.dropout) if self.training and self.dropout > 0 else weights
 
-    def mixed(self, q: Tensor, k: Tensor, v: Tensor, batch: int, mask: Tensor | None, is_causal: bool) -> Tensor:
+    def _mixed(self, q: Tensor, k: Tensor, v: Tensor, batch: int, mask: Tensor | None, is_causal: bool) -> Tensor:
         if mask is not None:
             is_shared = mask.shape[0] == 1
             mask = mask.unsqueeze(0) if is_shared else mask.view(batch, self.num_heads, -1, k.shape[1])
@@ -135,14 +142,14 @@ class ShrunkAttention(nn.MultiheadAttention):
         scale = None if self.scaled_dim == self.head_dim else 1 / math.sqrt(self.scaled_dim)
         return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal, scale=scale)
 
-    def keep_off_fused_kernels(self) -> None:
+    def _keep_off_fused_kernels(self) -> None:
         """Layers around it ask for this before they hand its weights to a kernel that knows one width only."""
         self._qkv_same_embed_dim = False
 
     def _reset_parameters(self) -> None:
         self._qkv_same_embed_dim = self.in_proj_weight is not None
         super()._reset_parameters()
-        self.keep_off_fused_kernels()
+        self._keep_off_fused_kernels()
 
     def extra_repr(self) -> str:
         values = "" if self.value_dim == self.head_dim else f", value_dim={self.value_dim}"
@@ -150,7 +157,7 @@ class ShrunkAttention(nn.MultiheadAttention):
 
     def __reduce__(self) -> Any:
         """The classes that `shrunk` makes have no name under which pickle could find them."""
-        return blank, (self.stock,), self.__dict__.copy()
+        return blank, (self._stock,), self.__dict__.copy()
 
 
 _KINDS: dict[type, type[ShrunkAttention]] = {nn.MultiheadAttention: ShrunkAttention}
@@ -161,7 +168,8 @@ def shrunk(stock: type[nn.MultiheadAttention]) -> type[ShrunkAttention]:
     if issubclass(stock, ShrunkAttention):
         return stock
     if stock not in _KINDS:
-        _KINDS[stock] = type(stock.__name__, (stock, ShrunkAttention), {"stock": stock, "__module__": stock.__module__})
+        named = {"_stock": stock, "__module__": stock.__module__}
+        _KINDS[stock] = type(stock.__name__, (stock, ShrunkAttention), named)
     return _KINDS[stock]
 
 
@@ -212,10 +220,10 @@ def fit_attention(small: nn.Module, model: nn.Module, rewrite: Rewrite, aliases:
         if isinstance(module, nn.MultiheadAttention):
             fit(module, originals[name], f"{name}." if name else "", rewrite, aliases)
     for module in small.modules():
-        tell(module)
+        update_container(module)
 
 
-def tell(module: nn.Module) -> None:
+def update_container(module: nn.Module) -> None:
     """What torch's containers note of the attention inside them when they are built."""
     match module:
         case nn.TransformerEncoder():
@@ -247,7 +255,7 @@ def fit(module: nn.MultiheadAttention, was: Any, prefix: str, rewrite: Rewrite, 
         module.__class__ = shrunk(type(module))
     if isinstance(module, ShrunkAttention):
         module.value_dim, module.scaled_dim = values[1], scaled_dim
-        module.keep_off_fused_kernels()
+        module._keep_off_fused_kernels()
 
 
 def heads_left(kept: Indices | None, heads: int, width: int) -> tuple[int, int] | None:
