@@ -95,11 +95,12 @@ class ShrunkAttention(nn.MultiheadAttention):
             mixed = torch.bmm(weights, v).transpose(0, 1)
         else:
             mixed = self._mixed(q, k, v, batch, attn_mask, is_causal).permute(2, 0, 1, 3)
+        del q, k, v  # before more is allocated
         mixed = mixed.reshape(places * batch, self.num_heads * self.value_dim)
         result = F.linear(mixed, self.out_proj.weight, self.out_proj.bias)
         result = result.view(places, batch, result.shape[1])
         if weights is not None:
-            weights = weights.view(batch, self.num_heads, places, k.shape[1])
+            weights = weights.view(batch, self.num_heads, places, weights.shape[-1])
             weights = weights.mean(dim=1) if average_attn_weights else weights
         if not is_batched:
             return result.squeeze(1), None if weights is None else weights.squeeze(0)
@@ -231,8 +232,8 @@ def update_container(module: nn.Module) -> None:
             module.use_nested_tensor = getattr(module, "use_nested_tensor", False) and takes_nested
         case nn.Transformer():
             inside = [each for each in module.modules() if isinstance(each, nn.MultiheadAttention)]
-            module.d_model = next((each.embed_dim for each in inside), module.d_model)
-            heads = {each.num_heads for each in inside}
+            widths, heads = {each.embed_dim for each in inside}, {each.num_heads for each in inside}
+            module.d_model = widths.pop() if len(widths) == 1 else module.d_model
             module.nhead = heads.pop() if len(heads) == 1 else module.nhead
 
 
@@ -241,14 +242,15 @@ def fit(module: nn.MultiheadAttention, was: Any, prefix: str, rewrite: Rewrite, 
         value = rewrite.solution.graph.parameters.get(aliases.get(prefix + weight, ""))
         return None if value is None else heads_left(rewrite.indices(value, axis), was.num_heads, width)
 
-    packed = module.in_proj_weight
-    queries = left("q_proj_weight" if packed is None else "in_proj_weight", 0, was.head_dim)
+    is_packed = f"{prefix}in_proj_weight" in aliases
+    weights = ["in_proj_weight"] * 3 if is_packed else ["q_proj_weight", "k_proj_weight", "v_proj_weight"]
+    queries = left(weights[0], 0, was.head_dim)
     values = left("out_proj.weight", 1, getattr(was, "value_dim", was.head_dim))
-    if queries is None or values is None or queries[0] != values[0]:
+    are_plain = all(prefix + weight in aliases for weight in weights)
+    if queries is None or values is None or queries[0] != values[0] or not are_plain:
         # Its weights are computed, or its code is not torch's: it is mended like any other module.
         return
-    read = [module.q_proj_weight, module.k_proj_weight, module.v_proj_weight] if packed is None else [packed] * 3
-    module.embed_dim, module.kdim, module.vdim = (weight.shape[1] for weight in read)
+    module.embed_dim, module.kdim, module.vdim = (module.get_parameter(weight).shape[1] for weight in weights)
     module.num_heads, module.head_dim = queries
     scaled_dim = getattr(was, "scaled_dim", was.head_dim)
     if not module.head_dim == values[1] == scaled_dim or module.num_heads * module.head_dim != module.embed_dim:
