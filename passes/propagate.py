@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import structprune.rules  # noqa: F401  registers the rules
 from structprune.axis import Axes, Axis, Dim, Product, Sum, System, fresh, variables
 from structprune.graph import Graph, Op, Value
+from structprune.progress import walk
 from structprune.rule import RULES, Meeting, Operand, Zeros
 
 
@@ -63,7 +64,7 @@ def propagate(graph: Graph) -> Solution:
     for value in graph.inputs:
         solution.axes[value] = tuple(system.fixed(size, "an input of the model") for size in value.shape)
         solution.zero[value] = (False,) * len(value.shape)
-    for op in graph.ops:
+    for op in walk(graph.ops, "solving operator"):
         operands = [None if value is None else operand(solution, value) for value in op.inputs]
         meeting = meet(op, operands)
         for a, b in meeting.equal:

@@ -39,6 +39,7 @@ from structprune.graph import Op, Value
 from structprune.passes.propagate import Solution
 from structprune.passes.rewrite import Rewrite
 from structprune.passes.select import Tie
+from structprune.progress import within
 
 ATTEMPTS = 40
 
@@ -74,6 +75,7 @@ class Adapter:
         self.unmended: Unmended = []
         self._moving: dict[Op, tuple[Axis, ...]] = {}
         self._given: tuple[Rewrite | None, dict[Op, list[tuple[int, int]]]] = (None, {})
+        self.tried = 0
 
     def adapt(self, choose: Choose) -> Adapted:
         """Try, learn from the first difference, and try again."""
@@ -97,9 +99,11 @@ class Adapter:
                     return Adapted(None, reason=f"{reason}; without the widths it holds, {error}")
             sizes = self.sizes(rewrite)
             self.mends = {key: next(iter(news)) for key, news in sizes.items() if len(news) == 1}
-            small = self.copy(rewrite)
-            mend(small, self.mends, self.spared)
-            difference, cause = self.check(small, rewrite)
+            self.tried += 1
+            with within(f"attempt {self.tried}"):
+                small = self.copy(rewrite)
+                mend(small, self.mends, self.spared)
+                difference, cause = self.check(small, rewrite)
             if difference is None:
                 return Adapted(rewrite, partial(self.finish, small, rewrite, self.mends, self.spared))
             op = self.ops[min(difference.index, len(self.ops) - 1)]

@@ -35,6 +35,7 @@ from structprune.frontends.torch.record import (
 )
 from structprune.frontends.torch.shape import quick_shape
 from structprune.graph import Shape, Value, Where
+from structprune.progress import doing
 
 # Frames of torch and of this package say nothing about the user's code.
 NOT_THE_USERS = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parents[2]}{os.sep}")
@@ -204,6 +205,7 @@ class Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
         )
         # Before it runs: if it raises, the last call tells which sizes the model asked for.
         self.calls.append(call)
+        doing("recording operator", len(self.calls))
         if self.is_real and depends_on_data(function):
             result = self._answer(function, args, kwargs)
         elif self.is_real or is_constant:

@@ -19,6 +19,7 @@ from structprune.frontends.torch.module import new_arguments, sliced, stored
 from structprune.frontends.torch.record import Arguments, Call, Capture, Stopped, map_tensors
 from structprune.graph import Op, Value
 from structprune.passes.rewrite import Rewrite
+from structprune.progress import within
 
 TRAINING_FLAGS = ("training", "train")
 
@@ -347,7 +348,8 @@ def other_runs(model: nn.Module, inputs: Arguments, capture: Capture) -> list[Ca
     tried: list[Sequence[int]] = []
     for axes, factor in (((0,), 3), ((1,), 2), ((2,), 1.5), ((3,), 1.5), ((4,), 1.5), ((2, 3), 2)):
         try:
-            other = record(model, resized(axes, factor), is_real=False)
+            with within("other sizes"):
+                other = record(model, resized(axes, factor), is_real=False)
         except Stopped:
             continue
         if len(axes) > 1 and all((axis,) in tried for axis in axes):
