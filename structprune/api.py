@@ -16,7 +16,7 @@ import numpy as np
 from structprune.analysis import Analysis
 from structprune.axis import Kept
 from structprune.errors import InvalidArgument, PlanMismatch, UnsupportedRatio
-from structprune.frontends import read
+from structprune.frontends import neutral, read
 from structprune.frontends.names import matching, stored
 from structprune.frontends.protocol import Constraints
 from structprune.passes.group import Group
@@ -97,7 +97,7 @@ def plan(
     exclude, only = as_patterns("exclude", exclude), as_patterns("only", only)
     names = [name for name, _ in stored(model)]
     excluded, wanted = matching(names, exclude), matching(names, only) if only else set(names)
-    with shown(progress), paused_collector():
+    with shown(progress), neutral(model), paused_collector():
         analysis = analyze(model, example_inputs)
         groups = admitted(analysis.groups, excluded, wanted)
         chooser = Chooser(analysis, groups, ratio, of, score, scope, align, seed)
@@ -129,7 +129,7 @@ def paused_collector() -> Iterator[None]:
 
 def analyze(model: Any, example_inputs: Any = None, *, progress: bool | None = None) -> Analysis:
     """The groups of a model, what ties each together, what is frozen and why."""
-    with shown(progress):
+    with shown(progress), neutral(model):
         return Analysis(read(model, example_inputs))
 
 

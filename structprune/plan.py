@@ -16,7 +16,7 @@ import numpy as np
 from structprune.analysis import Analysis
 from structprune.axis import Kept
 from structprune.errors import PlanMismatch, VerificationError
-from structprune.frontends import read
+from structprune.frontends import neutral, read
 from structprune.frontends.names import stored_shapes
 from structprune.frontends.protocol import Constraints, Realized
 from structprune.progress import doing, shown
@@ -54,6 +54,10 @@ class Plan:
     def carry_out(self, model: Any, at_once: bool) -> Any:
         """`at_once`: the plan was made this moment, so the model is still what it was."""
         self.check(model)
+        with neutral(model):
+            return self.made(model, at_once)
+
+    def made(self, model: Any, at_once: bool) -> Any:
         analysis, realized = self.realized(model)
         doing("slicing")
         small = realized.finish(at_once)

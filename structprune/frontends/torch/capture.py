@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from structprune.errors import CaptureError
 from structprune.frontends.torch import operators  # noqa: F401  registers the entries
+from structprune.frontends.torch.autocast import imagined, is_cast, nesting, on_meta, region
 from structprune.frontends.torch.lower import has_rule
 from structprune.frontends.torch.record import (
     Arguments,
@@ -39,7 +40,6 @@ from structprune.progress import doing
 
 # Frames of torch and of this package say nothing about the user's code.
 NOT_THE_USERS = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parents[2]}{os.sep}")
-META = torch.device("meta")
 # Constants larger than this are not computed while recording: only their shape is kept.
 LARGEST_CONSTANT = 1 << 22
 
@@ -89,6 +89,7 @@ class Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
         self.constants: dict[Value, Tensor] = {}
         self.dtypes: dict[Value, torch.dtype] = {}
         self.modules: list[str] = []
+        self.nesting = nesting()
         self._stored: dict[int, tuple[Tensor, str]] = {}
         self._by_storage: dict[tuple[int, Shape], str] = {}
         self._storages: set[int] = set()
@@ -183,13 +184,18 @@ class Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         if function.namespace == "prim":
             return function(*args, **kwargs)
-        if decomposes(function):
+        if decomposes(function) and not self._is_cast(function, args, kwargs):
             with self:
                 result = function.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
         with no_python_dispatcher():
             return self._record(function, args, kwargs)
+
+    def _is_cast(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Autocast has a rule for it here: it stays whole, since its parts would run in other types."""
+        found = region(function, list(tensors_in((args, kwargs))), self.nesting)
+        return found is not None and is_cast(function, found[0])
 
     def _record(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         tensors = list(tensors_in((args, kwargs)))
@@ -202,6 +208,7 @@ class Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
             self._where(),
             # A real run is made without gradients altogether, whatever the model asks for.
             self.is_real or torch.is_grad_enabled(),
+            region(function, tensors, self.nesting),
         )
         # Before it runs: if it raises, the last call tells which sizes the model asked for.
         self.calls.append(call)
@@ -217,8 +224,9 @@ class Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
                 raise GhostEscaped("the model reads a number from a tensor")
             asked = next((each for each in (*args, *kwargs.values()) if isinstance(each, torch.device)), None)
             device = asked or next((t.device for t in tensors if isinstance(t, Ghost)), tensors[0].device)
-            result = quick_shape(function, args, kwargs)
-            if result is None:
+            if call.region is not None:
+                result = imagined(function, args, kwargs, self._meta)
+            elif (result := quick_shape(function, args, kwargs)) is None:
                 result = function(*on_meta(args, self._meta), **on_meta(kwargs, self._meta))
             result = self._wrap(result, device, tensors, function._opname.endswith("_"))
         for index, tensor in enumerate(tensors_in(result)):
@@ -266,14 +274,6 @@ class Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
                 break
             frame = frame.f_back
         return Where("", self.modules[-1] if self.modules else "")
-
-
-def on_meta(arguments: Any, meta: Callable[[Tensor], Tensor]) -> Any:
-    """The arguments with meta tensors, and the meta device wherever a device is named."""
-    arguments = map_tensors(arguments, meta)
-    if isinstance(arguments, dict):
-        return {key: META if isinstance(each, torch.device) else each for key, each in arguments.items()}
-    return tuple(META if isinstance(each, torch.device) else each for each in arguments)
 
 
 def pointer(tensor: Tensor) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
+from math import prod
 from typing import Any
 
 import torch
@@ -40,7 +41,10 @@ class TorchFrontend:
         self.graph: Graph = lower(capture)
         self.model_name = type(model).__name__
         self.total = sum(parameter.numel() for parameter in model.parameters())
-        self.tolerance = max(TOLERANCES.get(parameter.dtype, 0.0) for parameter in model.parameters())
+        # A model may compute in other types than it stores, in regions of autocast for one.
+        computed = {capture.dtypes[value] for call in capture.calls for value in call.outputs if prod(value.shape) > 1}
+        types = computed.union(parameter.dtype for parameter in model.parameters())
+        self.tolerance = max(TOLERANCES.get(dtype, 0.0) for dtype in types)
         self._constants: Constants | None = None
         self.itemsizes: Mapping[str, int] = {name: tensor.element_size() for name, tensor in stored(model)}
 
@@ -183,8 +187,8 @@ def noise(tensor: Tensor) -> Tensor:
     """The example itself, or noise where a guess left nothing but zeros."""
     if not tensor.is_floating_point() or tensor.any():
         return tensor
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor)
+    generator = torch.Generator("cpu").manual_seed(0)
+    return torch.randn(tensor.shape, generator=generator, dtype=torch.float64, device="cpu").to(tensor)
 
 
 def refuse(model: nn.Module) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from structprune.errors import UnsupportedModel
+from structprune.frontends.torch.autocast import under_autocast
 from structprune.frontends.torch.capture import record
 from structprune.frontends.torch.lower import bind
 from structprune.frontends.torch.module import new_arguments, sliced, stored
@@ -103,14 +104,16 @@ class _Builder:
         elif arguments is not None:
             arguments.update(changes)
         if arguments is None:
-            node = self.graph.call_function(target, self.mapped(call.args), self.mapped(call.kwargs))
+            args, kwargs = self.mapped(call.args), self.mapped(call.kwargs)
         else:
             self.make_dynamic(index, call, arguments)
             self.follow_training(call, arguments)
             schema = target._schema.arguments
-            args = [self.mapped(arguments[a.name]) for a in schema if not a.kwarg_only and a.name in arguments]
+            args = tuple(self.mapped(arguments[a.name]) for a in schema if not a.kwarg_only and a.name in arguments)
             kwargs = {a.name: self.mapped(arguments[a.name]) for a in schema if a.kwarg_only and a.name in arguments}
-            node = self.graph.call_function(target, tuple(args), kwargs)
+        if call.region is not None:
+            target, args = under_autocast, (call.region, target, *args)
+        node = self.graph.call_function(target, args, kwargs)
         if not call.with_grad and len(call.outputs) == 1 and not is_impure(node):
             node = self.graph.call_function(torch.ops.aten.detach.default, (node,))
         is_single = len(call.outputs) == 1 and returns_one(call)
@@ -245,18 +248,28 @@ class ShrunkGraph(fx.GraphModule):
                 return type(argument)(map(written, argument))
             if isinstance(argument, dict):
                 return {key: written(item) for key, item in argument.items()}
-            return argument
+            return operator_name(argument)
 
         nodes = [
-            (node.op, node.name, target_name(node.target), written(node.args), written(node.kwargs))
+            (node.op, node.name, operator_name(node.target), written(node.args), written(node.kwargs))
             for node in self.graph.nodes
         ]
         return rebuilt, (self.bare(), nodes, type(self).__name__)
 
 
-def target_name(target: Any) -> Any:
-    """Operators by name: they themselves cannot be pickled."""
-    return ("operator", str(target)) if isinstance(target, torch._ops.OpOverload) else target
+@dataclass(frozen=True, slots=True)
+class OperatorName:
+    """An operator by its name: it itself cannot be pickled."""
+
+    name: str
+
+    def operator(self) -> Any:
+        namespace, packet, overload = self.name.split(".")
+        return getattr(getattr(getattr(torch.ops, namespace), packet), overload)
+
+
+def operator_name(target: Any) -> Any:
+    return OperatorName(str(target)) if isinstance(target, torch._ops.OpOverload) else target
 
 
 def rebuilt(root: nn.Module, nodes: list[Any], class_name: str) -> ShrunkGraph:
@@ -267,6 +280,8 @@ def rebuilt(root: nn.Module, nodes: list[Any], class_name: str) -> ShrunkGraph:
     def read(argument: Any) -> Any:
         if isinstance(argument, Reference):
             return known[argument.name]
+        if isinstance(argument, OperatorName):
+            return argument.operator()
         if isinstance(argument, list | tuple):
             return type(argument)(map(read, argument))
         if isinstance(argument, dict):
@@ -274,10 +289,7 @@ def rebuilt(root: nn.Module, nodes: list[Any], class_name: str) -> ShrunkGraph:
         return argument
 
     for op, name, target, args, kwargs in nodes:
-        if isinstance(target, tuple):
-            namespace, packet, overload = target[1].split(".")
-            target = getattr(getattr(getattr(torch.ops, namespace), packet), overload)
-        known[name] = graph.create_node(op, target, read(args), read(kwargs), name)
+        known[name] = graph.create_node(op, read(target), read(args), read(kwargs), name)
     return ShrunkGraph(root, graph, class_name)
 
 
@@ -293,7 +305,8 @@ def count_batch(counter: Tensor, is_training: bool) -> None:
 
 
 def is_impure(node: fx.Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
+    target = node.args[1] if node.target is under_autocast else node.target
+    schema = getattr(target, "_schema", None)
     has_effect = node.op in ("placeholder", "output") or node.target is count_batch
     return has_effect or (schema is not None and bool(schema.is_mutable))
 

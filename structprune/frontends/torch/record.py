@@ -12,6 +12,8 @@ from torch import Tensor
 from structprune.graph import Value, Where
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+# An autocast region of the model: the device type, the type it casts to, and whether it is on.
+Region = tuple[str, torch.dtype, bool]
 
 
 @dataclass(slots=True, eq=False)
@@ -24,6 +26,7 @@ class Call:
     outputs: list[Value]
     where: Where
     with_grad: bool = True
+    region: Region | None = None
 
     def tensors(self) -> Iterator[Value]:
         """The values among the arguments."""
