@@ -258,3 +258,29 @@ def test_inference_mode_inside_a_model(output: str) -> None:
     result = structprune.shrink(model, 0.5, x, output=output, verify="numeric")
     result(x).sum().backward()
     assert all(parameter.grad is not None for parameter in result.parameters())
+
+
+# -- what forward makes out of sight ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("output", ["module", "graph"])
+def test_tensors_like_others_and_data_are_recorded_without_a_real_run(output: str) -> None:
+    """Torch detaches both below the recorder; the gradient must not flow through `.data`."""
+
+    class Like(Vector):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            written = torch.zeros_like(x)
+            written[:, :] = x
+            scale = x.data.abs().sum(-1, keepdim=True)
+            return self.head(self.second((written + torch.ones_like(x) * x) / scale).relu())
+
+    model, x = seeded(Like).double(), example(Vector).double()
+    assert not structprune.analyze(model, x).frontend.capture.is_real  # type: ignore[attr-defined]
+    result = structprune.shrink(model, 0, x, output=output, verify="numeric")
+    small = structprune.shrink(model, 0.4, x, output=output, verify="numeric")
+    assert small.get_parameter("first.weight").shape[0] < 32
+    for each in (model, result):
+        each(x).sum().backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(result.get_parameter(name).grad, parameter.grad, rtol=1e-9, atol=1e-12)

@@ -56,12 +56,17 @@ class Ghost(Tensor):
         )
 
     def __init__(self, like: Tensor, device: torch.device) -> None:
-        pass
+        self.origin: Tensor | None = None
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
         cls, function: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if function is torch.ops.aten.detach.default:
+            # Neither `x.data` nor what `zeros_like` does at its end passes the recorder.
+            twin = Ghost(args[0], args[0].device)
+            twin.origin = args[0]
+            return twin
         raise GhostEscaped(f"{function} read data")
 
 
@@ -136,6 +141,8 @@ class Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
         known = self._values.get(id(tensor))
         if known is not None:
             return known[1]
+        if isinstance(tensor, Ghost) and tensor.origin is not None:
+            return self._detached(tensor, tensor.origin)
         stored = self._stored.get(id(tensor))
         name = stored[1] if stored else self._by_storage.get((pointer(tensor), tuple(tensor.shape)))
         # Factory functions hand the caller another tensor over the memory that was recorded.
@@ -154,6 +161,13 @@ class Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
             parameter.is_trained = name in self._trained
         self._values[id(tensor)] = (tensor, parameter)
         return parameter
+
+    def _detached(self, tensor: Tensor, origin: Tensor) -> Value:
+        """Record the detaching that happened out of sight."""
+        call = Call(torch.ops.aten.detach.default, (self.value(origin),), {}, [], self._where())
+        call.outputs.append(self.new_value(tensor, f"detach_{len(self.calls)}"))
+        self.calls.append(call)
+        return call.outputs[0]
 
     def _is_known(self, tensor: Tensor) -> bool:
         """A real tensor that no input and no trained parameter had a part in."""
