@@ -82,17 +82,19 @@ class Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
         """Otherwise every operator passes through dynamo's wrapper, and dynamo is imported for it."""
         return False
 
-    def __init__(self, model: nn.Module, is_real: bool, answers: Sequence[tuple[Any, Any]] = ()) -> None:
+    def __init__(
+        self, model: nn.Module, is_real: bool, answers: Sequence[tuple[Any, Any]] = (), known: Capture | None = None
+    ) -> None:
         TorchDispatchMode.__init__(self, torch._C.DispatchKey.PreDispatch)  # type: ignore[no-untyped-call]
         self._dispatch_key = torch._C.DispatchKey.PreDispatch
         self.is_real = is_real
         self.answers: list[tuple[Any, Any]] = []
         self._given_answers = iter(answers)
         self.calls: list[Call] = []
-        self.parameters: dict[str, Value] = {}
+        self.parameters: dict[str, Value] = dict(known.parameters) if known else {}
         self.aliases: dict[str, str] = {}
         self.constants: dict[Value, Tensor] = {}
-        self.dtypes: dict[Value, torch.dtype] = {}
+        self.dtypes: dict[Value, torch.dtype] = dict(known.dtypes) if known else {}
         self.modules: list[str] = []
         self.nesting = nesting()
         self._stored: dict[int, tuple[Tensor, str]] = {}
@@ -320,14 +322,14 @@ def decomposes(function: Any) -> bool:
 
 
 @contextmanager
-def left_as_found(model: nn.Module, is_real: bool) -> Iterator[None]:
+def left_as_found(model: nn.Module, is_real: bool, training: bool = False) -> Iterator[None]:
     """Undo what a forward pass leaves on the modules: caches, counters, training flags."""
     saved = [(module, dict(module.__dict__)) for module in model.modules()]
     containers = list(contents(attributes for _, attributes in saved))
     # Without data nothing is written; a real run writes into buffers.
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()] if is_real else []
     for module, _ in saved:
-        module.__dict__["training"] = False
+        module.__dict__["training"] = training
     try:
         yield
     finally:
@@ -418,10 +420,19 @@ def raised_at(error: BaseException) -> str:
 
 
 def record(
-    model: nn.Module, inputs: Arguments, is_real: bool, answers: Sequence[tuple[Any, Any]] = ()
+    model: nn.Module,
+    inputs: Arguments,
+    is_real: bool,
+    answers: Sequence[tuple[Any, Any]] = (),
+    known: Capture | None = None,
+    training: bool = False,
 ) -> Capture:
-    """`answers` are those of another real run: where data decide, this one follows it."""
-    recorder = Recorder(model, is_real, answers)
+    """One run of the model.
+
+    `answers` are those of another real run: where data decide, this one follows it. `known` is a recording
+    of the same model: parameters are the values that it has for them.
+    """
+    recorder = Recorder(model, is_real, answers, known)
     entering: list[Value] = []
 
     def enter(tensor: Tensor) -> Tensor:
@@ -432,7 +443,7 @@ def record(
     args, kwargs = map_tensors(inputs[0], enter), map_tensors(inputs[1], enter)
     with ExitStack() as stack:
         for context in (
-            left_as_found(model, is_real),
+            left_as_found(model, is_real, training),
             unfused_attention(),
             module_names(model, recorder.modules),
             torch.no_grad() if is_real else torch.enable_grad(),
@@ -462,4 +473,5 @@ def record(
         is_real=is_real,
         result_type=type(result) if isinstance(result, dict) and type(result) is not dict else None,
         answers=recorder.answers,
+        training=training,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -12,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from structprune.axis import Dim, Mask
-from structprune.errors import UnsupportedModel, VerificationError
+from structprune.errors import CaptureError, UnsupportedModel, UnsupportedRatio, VerificationError
 from structprune.frontends.protocol import Choose, Constraints, Realized
 from structprune.frontends.torch.adapt import Adapter
-from structprune.frontends.torch.capture import capture, record
+from structprune.frontends.torch.capture import capture
 from structprune.frontends.torch.constant import Constants, constants
 from structprune.frontends.torch.graph_module import build_graph_module
 from structprune.frontends.torch.inputs import describe, read, restore
@@ -23,8 +24,9 @@ from structprune.frontends.torch.lower import lower
 from structprune.frontends.torch.module import arrays, sliced, stored
 from structprune.frontends.torch.oracle import expected_outputs, largest_error, outputs_of_own_code, zeroed
 from structprune.frontends.torch.record import Arguments, Capture, Stopped, map_tensors, tensors_in
+from structprune.frontends.torch.training import record_in_training, record_like, same_but_for_flags
 from structprune.graph import Graph, Shape
-from structprune.passes.propagate import Solution
+from structprune.passes.propagate import Solution, extended, variables_of
 from structprune.passes.rewrite import Rewrite
 
 # How far the result may be from the zeroed original, in units of its largest output.
@@ -38,7 +40,10 @@ class TorchFrontend:
         self.model = model
         self.arguments = arguments
         self.capture = capture
+        self.captures = [capture, *heads_of_training(model, arguments, capture)]
         self.graph: Graph = lower(capture)
+        for other in self.captures[1:]:
+            self.graph = self.graph.joined(lower(other))
         self.model_name = type(model).__name__
         self.total = sum(parameter.numel() for parameter in model.parameters())
         # A model may compute in other types than it stores, in regions of autocast for one.
@@ -70,7 +75,7 @@ class TorchFrontend:
     def realize(self, solution: Solution, choose: Choose, output: str) -> Realized:
         note = ""
         if output != "graph":
-            adapter = Adapter(self.model, self.arguments, self.capture, solution)
+            adapter = Adapter(self.model, self.arguments, self.captures, solution)
             adapted = adapter.adapt(choose)
             if adapted.rewrite is not None:
                 chosen, make = adapted.rewrite, adapted.finish
@@ -86,20 +91,25 @@ class TorchFrontend:
                     + ("Its control flow depends on data, so no graph can stand for it either."
                        if self.is_bound_to_data() else "output='graph' or 'auto' gives a torch.fx.GraphModule.")
                 )  # fmt: skip
-        free = Constraints()
-        rewrite = Rewrite(solution, choose(free))
+        choice = self.choice_for_graph(solution, choose)
+        rewrite = choice.rewrite
 
         def finish(at_once: bool) -> nn.Module:
-            small = build_graph_module(self.model, self.arguments, self.capture, self.graph.ops, rewrite)
-            self.check_shapes(small, rewrite)
+            ops = rewrite.solution.graph.ops
+            small = build_graph_module(self.model, self.arguments, choice.captures, ops, rewrite)
+            for before in choice.captures:
+                self.check_shapes(small, rewrite, before)
             return self.fold(small, rewrite, at_once)
 
-        return Realized(rewrite, "graph", finish, free, note)
+        return Realized(rewrite, "graph", finish, choice.constraints, " ".join(filter(None, (note, choice.note))))
 
     def free(self, solution: Solution) -> Mapping[Dim, Mask]:
         return self.constants(solution).free
 
     def constants(self, solution: Solution) -> Constants:
+        if len(self.captures) > 1:
+            # Further heads in training read them too, and their biases are not followed.
+            return Constants()
         if self._constants is None:
             self._constants = constants(self.capture, solution, arrays(self.model, self.capture.parameters))
         return self._constants
@@ -115,16 +125,33 @@ class TorchFrontend:
                 tensor.data += sliced(additions[name], edits.get(name, {})).to(tensor)
         return small
 
-    def check_shapes(self, small: nn.Module, rewrite: Rewrite) -> None:
+    def choice_for_graph(self, solution: Solution, choose: Choose) -> GraphChoice:
+        """A choice that holds in training too, if the model computes something else there and it can be said what."""
+        note, constraints = "", Constraints()
+        try:
+            training = None if len(self.captures) > 1 else record_in_training(self.model, self.arguments, self.capture)
+            if training is not None and not same_but_for_flags(self.capture, training):
+                wider = extended(solution, lower(training))
+                constraints.frozen = touched(solution, wider)
+                kept = choose(constraints)
+                if not any(dim in kept for dim in constraints.frozen):
+                    return GraphChoice([self.capture, training], constraints, Rewrite(wider, kept))
+                raise CaptureError("the plan cuts widths that stay whole there")
+        except (Stopped, CaptureError, UnsupportedRatio) as error:
+            note = f"In training it computes what it does in eval mode: {error}"
+            constraints = Constraints()
+        return GraphChoice(self.captures, constraints, Rewrite(solution, choose(constraints)), note)
+
+    def check_shapes(self, small: nn.Module, rewrite: Rewrite, before: Capture) -> None:
         """The graph runs, and its outputs have the shapes that the original's have."""
         try:
-            after = record(small, self.arguments, self.capture.is_real)
-        except Stopped as stopped:
+            after = record_like(before, small, self.arguments)
+        except (Stopped, CaptureError) as error:
             raise VerificationError(
-                f"the rewritten graph of {self.model_name} does not run: {stopped.cause}. "
+                f"the rewritten graph of {self.model_name} does not run: {error}. "
                 "This is a bug in structprune; please report it."
-            ) from stopped
-        expected = [rewrite.shape(value) for value in self.capture.outputs]
+            ) from error
+        expected = [rewrite.shape(value) for value in before.outputs]
         if [value.shape for value in after.outputs] != expected:
             raise VerificationError(f"the rewritten graph of {self.model_name} gives outputs of other shapes")
 
@@ -171,6 +198,39 @@ def outputs_in_eval_mode(model: nn.Module, arguments: Arguments) -> list[Tensor]
 
 def as_double(tensor: Tensor) -> Tensor:
     return tensor.double() if tensor.is_floating_point() else tensor
+
+
+@dataclass(frozen=True, slots=True)
+class GraphChoice:
+    """What a graph is built from: one recording, or a second one in training."""
+
+    captures: list[Capture]
+    constraints: Constraints
+    rewrite: Rewrite
+    note: str = ""
+
+
+def heads_of_training(model: nn.Module, arguments: Arguments, capture: Capture) -> list[Capture]:
+    """The model in training, where that reads trained parameters which nothing reads in eval mode."""
+    unread = {name for name, _ in model.named_parameters()} - set(capture.parameters)
+    if capture.is_real or not unread:
+        return []
+    try:
+        training = record_in_training(model, arguments, capture)
+    except (Stopped, CaptureError):
+        return []
+    return [training] if unread & set(training.parameters) else []
+
+
+def touched(before: Solution, after: Solution) -> dict[Dim, str]:
+    """The variables that a wider system froze or refined: what was solved for them before no longer says it all."""
+    found: dict[Dim, str] = {}
+    for leaf in set(variables_of(before)):
+        if after.system.resolve(leaf) is not leaf:
+            found[leaf] = "training divides it further, or ties it to another"
+        elif leaf in after.system.frozen and leaf not in before.system.frozen:
+            found[leaf] = after.system.frozen[leaf].reason
+    return found
 
 
 class Described:

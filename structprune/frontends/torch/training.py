@@ -1,0 +1,106 @@
+"""The model recorded in training: what runs only then (stochastic depth, further heads) is part of it too."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from structprune.errors import CaptureError
+from structprune.frontends.torch.capture import record
+from structprune.frontends.torch.lower import bind
+from structprune.frontends.torch.record import Arguments, Call, Capture, depends_on_data
+from structprune.graph import Value
+
+# The arguments by which operators learn whether the model trains.
+FLAGS = ("training", "train")
+
+
+def record_like(capture: Capture, model: nn.Module, inputs: Arguments) -> Capture:
+    """A model recorded in the way and in the mode in which another was."""
+    if capture.training:
+        return record_in_training(model, inputs)
+    return record(model, inputs, capture.is_real, capture.answers)
+
+
+def record_in_training(model: nn.Module, inputs: Arguments, known: Capture | None = None) -> Capture:
+    """The model on ghosts with every module in training; parameters are the values that `known` has for them."""
+    with random_numbers_kept(model) as were_used:
+        capture = record(model, inputs, is_real=False, known=known, training=True)
+    if were_used() or depends_on_random_numbers(capture):
+        raise CaptureError("which path the model takes in training depends on random numbers")
+    leave_out_counters(capture)
+    for call in known.calls if known else ():
+        capture.always_on.update((call.where, call.target) for flag in FLAGS if bound(call).get(flag) is True)
+    return capture
+
+
+@contextmanager
+def random_numbers_kept(model: nn.Module) -> Iterator[Any]:
+    """Every generator is left as it was; asked afterwards, says whether those of Python or numpy were used."""
+    python, numpy = random.getstate(), np.random.get_state()
+    used = False
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(0)
+        try:
+            yield lambda: used
+        finally:
+            used = random.getstate() != python or str(np.random.get_state()) != str(numpy)
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+def depends_on_random_numbers(capture: Capture) -> bool:
+    """A number that Python was given, or the shape of a tensor, comes from a generator."""
+    drawn: set[Value] = set()
+    for call in capture.calls:
+        is_drawn = any(value in drawn for value in call.tensors())
+        if is_drawn and depends_on_data(call.target):
+            return True
+        if is_drawn or torch.Tag.nondeterministic_seeded in getattr(call.target, "tags", ()):
+            drawn.update(call.outputs)
+    return False
+
+
+def leave_out_counters(capture: Capture) -> None:
+    """Batch norms count batches beside their operator; a graph does so with it."""
+    names = [name for name in capture.parameters if name.endswith("num_batches_tracked")]
+    counters = {capture.parameters.pop(name) for name in names}
+    kept: list[Call] = []
+    for call in capture.calls:
+        if call.target is torch.ops.aten.add_.Tensor and call.args[0] in counters:
+            counters.update(call.outputs)
+        else:
+            kept.append(call)
+    capture.calls = kept
+
+
+def same_but_for_flags(a: Capture, b: Capture) -> bool:
+    """The two compute the same, except that operators which know a mode are in different ones."""
+    names: dict[Value, Value] = dict(zip(a.inputs, b.inputs, strict=True))
+
+    def same(x: Any, y: Any) -> bool:
+        if isinstance(x, list | tuple):
+            return isinstance(y, list | tuple) and len(x) == len(y) and all(map(same, x, y))
+        if isinstance(x, Value) and isinstance(y, Value) and x in a.constants and y in b.constants:
+            return torch.equal(a.constants[x], b.constants[y])
+        return names.get(x) is y or x is y if isinstance(x, Value) else bool(x == y)
+
+    if len(a.calls) != len(b.calls):
+        return False
+    for x, y in zip(a.calls, b.calls, strict=True):
+        left, right = ([value for name, value in bound(call).items() if name not in FLAGS] for call in (x, y))
+        if x.target is not y.target or not same(left, right):
+            return False
+        names.update(zip(x.outputs, y.outputs, strict=True))
+    return same(a.outputs, b.outputs)
+
+
+def bound(call: Call) -> dict[str, Any]:
+    return bind(call.target, call.args, call.kwargs) if hasattr(call.target, "_schema") else dict(call.kwargs)
