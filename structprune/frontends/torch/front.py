@@ -101,7 +101,9 @@ class TorchFrontend:
                 self.check_shapes(small, rewrite, before)
             return self.fold(small, rewrite, at_once)
 
-        return Realized(rewrite, "graph", finish, choice.constraints, " ".join(filter(None, (note, choice.note))))
+        if note and choice.note:
+            note = f"{note.rstrip('.')}. "
+        return Realized(rewrite, "graph", finish, choice.constraints, note + choice.note)
 
     def free(self, solution: Solution) -> Mapping[Dim, Mask]:
         return self.constants(solution).free

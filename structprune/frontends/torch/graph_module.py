@@ -244,10 +244,10 @@ def is_impure(node: fx.Node) -> bool:
 
 def tree(model: nn.Module, edits: Mapping[str, Any]) -> nn.Module:
     """Bare modules under the names of the model's own, with the smaller parameters; tied ones stay tied."""
-    for name in ("graph", "code"):
+    for name in ("graph", "code", "in_training"):
         if any(name in vars(model)[store] for store in ("_modules", "_parameters", "_buffers")):
             raise UnsupportedModel(
-                f"the model calls something {name!r}, a name that torch.fx.GraphModule takes for itself"
+                f"the model calls something {name!r}, a name that the module of a graph takes for itself"
             )
     root = nn.Module()
     root.training = model.training
