@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -13,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from structprune.axis import Dim, Mask
-from structprune.errors import CaptureError, UnsupportedModel, UnsupportedRatio, VerificationError
-from structprune.frontends.protocol import Choose, Constraints, Realized
+from structprune.errors import CaptureError, UnsupportedModel, VerificationError
+from structprune.frontends.protocol import Choose, Realized
 from structprune.frontends.torch.adapt import Adapter
 from structprune.frontends.torch.capture import capture
 from structprune.frontends.torch.constant import Constants, constants
@@ -24,9 +23,9 @@ from structprune.frontends.torch.lower import lower
 from structprune.frontends.torch.module import arrays, sliced, stored
 from structprune.frontends.torch.oracle import expected_outputs, largest_error, outputs_of_own_code, zeroed
 from structprune.frontends.torch.record import Arguments, Capture, Stopped, map_tensors, tensors_in
-from structprune.frontends.torch.training import record_in_training, record_like, same_but_for_flags
+from structprune.frontends.torch.training import choice_for_graph, further_heads, record_like
 from structprune.graph import Graph, Shape
-from structprune.passes.propagate import Solution, extended, variables_of
+from structprune.passes.propagate import Solution
 from structprune.passes.rewrite import Rewrite
 
 # How far the result may be from the zeroed original, in units of its largest output.
@@ -40,7 +39,7 @@ class TorchFrontend:
         self.model = model
         self.arguments = arguments
         self.capture = capture
-        self.captures = [capture, *heads_of_training(model, arguments, capture)]
+        self.captures = [capture, *further_heads(model, arguments, capture)]
         self.graph: Graph = lower(capture)
         for other in self.captures[1:]:
             self.graph = self.graph.joined(lower(other))
@@ -91,7 +90,7 @@ class TorchFrontend:
                     + ("Its control flow depends on data, so no graph can stand for it either."
                        if self.is_bound_to_data() else "output='graph' or 'auto' gives a torch.fx.GraphModule.")
                 )  # fmt: skip
-        choice = self.choice_for_graph(solution, choose)
+        choice = choice_for_graph(self.model, self.arguments, self.captures, solution, choose)
         rewrite = choice.rewrite
 
         def finish(at_once: bool) -> nn.Module:
@@ -126,23 +125,6 @@ class TorchFrontend:
             if name in additions:
                 tensor.data += sliced(additions[name], edits.get(name, {})).to(tensor)
         return small
-
-    def choice_for_graph(self, solution: Solution, choose: Choose) -> GraphChoice:
-        """A choice that holds in training too, if the model computes something else there and it can be said what."""
-        note, constraints = "", Constraints()
-        try:
-            training = None if len(self.captures) > 1 else record_in_training(self.model, self.arguments, self.capture)
-            if training is not None and not same_but_for_flags(self.capture, training):
-                wider = extended(solution, lower(training))
-                constraints.frozen = touched(solution, wider)
-                kept = choose(constraints)
-                if not any(dim in kept for dim in constraints.frozen):
-                    return GraphChoice([self.capture, training], constraints, Rewrite(wider, kept))
-                raise CaptureError("the plan cuts widths that stay whole there")
-        except (Stopped, CaptureError, UnsupportedRatio) as error:
-            note = f"In training it computes what it does in eval mode: {error}"
-            constraints = Constraints()
-        return GraphChoice(self.captures, constraints, Rewrite(solution, choose(constraints)), note)
 
     def check_shapes(self, small: nn.Module, rewrite: Rewrite, before: Capture) -> None:
         """The graph runs, and its outputs have the shapes that the original's have."""
@@ -200,39 +182,6 @@ def outputs_in_eval_mode(model: nn.Module, arguments: Arguments) -> list[Tensor]
 
 def as_double(tensor: Tensor) -> Tensor:
     return tensor.double() if tensor.is_floating_point() else tensor
-
-
-@dataclass(frozen=True, slots=True)
-class GraphChoice:
-    """What a graph is built from: one recording, or a second one in training."""
-
-    captures: list[Capture]
-    constraints: Constraints
-    rewrite: Rewrite
-    note: str = ""
-
-
-def heads_of_training(model: nn.Module, arguments: Arguments, capture: Capture) -> list[Capture]:
-    """The model in training, where that reads trained parameters which nothing reads in eval mode."""
-    unread = {name for name, _ in model.named_parameters()} - set(capture.parameters)
-    if capture.is_real or not unread:
-        return []
-    try:
-        training = record_in_training(model, arguments, capture)
-    except (Stopped, CaptureError):
-        return []
-    return [training] if unread & set(training.parameters) else []
-
-
-def touched(before: Solution, after: Solution) -> dict[Dim, str]:
-    """The variables that a wider system froze or refined: what was solved for them before no longer says it all."""
-    found: dict[Dim, str] = {}
-    for leaf in set(variables_of(before)):
-        if after.system.resolve(leaf) is not leaf:
-            found[leaf] = "training divides it further, or ties it to another"
-        elif leaf in after.system.frozen and leaf not in before.system.frozen:
-            found[leaf] = after.system.frozen[leaf].reason
-    return found
 
 
 class Described:

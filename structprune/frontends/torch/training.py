@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from structprune.errors import CaptureError
+from structprune.axis import Dim
+from structprune.errors import CaptureError, UnsupportedRatio
+from structprune.frontends.protocol import Choose, Constraints
 from structprune.frontends.torch.capture import record
-from structprune.frontends.torch.lower import bind
-from structprune.frontends.torch.record import Arguments, Call, Capture, depends_on_data
+from structprune.frontends.torch.lower import bind, lower
+from structprune.frontends.torch.record import Arguments, Call, Capture, Stopped, depends_on_data
 from structprune.graph import Value
+from structprune.passes.propagate import Solution, extended, variables_of
+from structprune.passes.rewrite import Rewrite
 
 # The arguments by which operators learn whether the model trains.
 FLAGS = ("training", "train")
@@ -38,6 +43,59 @@ def record_in_training(model: nn.Module, inputs: Arguments, known: Capture | Non
     for call in known.calls if known else ():
         capture.always_on.update((call.where, call.target) for flag in FLAGS if bound(call).get(flag) is True)
     return capture
+
+
+def further_heads(model: nn.Module, inputs: Arguments, capture: Capture) -> list[Capture]:
+    """The model in training, where that reads trained parameters which nothing reads in eval mode."""
+    unread = {name for name, _ in model.named_parameters()} - set(capture.parameters)
+    if capture.is_real or not unread:
+        return []
+    try:
+        training = record_in_training(model, inputs, capture)
+    except (Stopped, CaptureError):
+        return []
+    return [training] if unread & set(training.parameters) else []
+
+
+@dataclass(frozen=True, slots=True)
+class GraphChoice:
+    """What a graph is built from: a recording, or two, of which the second is in training."""
+
+    captures: Sequence[Capture]
+    constraints: Constraints
+    rewrite: Rewrite
+    note: str = ""
+
+
+def choice_for_graph(
+    model: nn.Module, inputs: Arguments, captures: Sequence[Capture], solution: Solution, choose: Choose
+) -> GraphChoice:
+    """A choice that holds in training too, if the model computes something else there and it can be said what."""
+    note, constraints = "", Constraints()
+    try:
+        training = None if len(captures) > 1 else record_in_training(model, inputs, captures[0])
+        if training is not None and not same_but_for_flags(captures[0], training):
+            wider = extended(solution, lower(training))
+            constraints.frozen = touched(solution, wider)
+            kept = choose(constraints)
+            if any(dim in kept for dim in constraints.frozen):
+                raise CaptureError("the plan cuts widths that stay whole there")
+            return GraphChoice([*captures, training], constraints, Rewrite(wider, kept))
+    except (Stopped, CaptureError, UnsupportedRatio) as error:
+        note = f"In training it computes what it does in eval mode: {error}"
+        constraints = Constraints()
+    return GraphChoice(captures, constraints, Rewrite(solution, choose(constraints)), note)
+
+
+def touched(before: Solution, after: Solution) -> dict[Dim, str]:
+    """The variables that a wider system froze or refined: what was solved for them before no longer says it all."""
+    found: dict[Dim, str] = {}
+    for leaf in set(variables_of(before)):
+        if after.system.resolve(leaf) is not leaf:
+            found[leaf] = "training divides it further, or ties it to another"
+        elif leaf in after.system.frozen and leaf not in before.system.frozen:
+            found[leaf] = after.system.frozen[leaf].reason
+    return found
 
 
 @contextmanager
