@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from torch import nn
 from structprune.axis import Dim
 from structprune.errors import CaptureError, UnsupportedRatio
 from structprune.frontends.protocol import Choose, Constraints
-from structprune.frontends.torch.capture import record
+from structprune.frontends.torch.capture import raised_at, record
 from structprune.frontends.torch.lower import bind, lower
 from structprune.frontends.torch.record import Arguments, Call, Capture, Stopped, depends_on_data
 from structprune.graph import Value
@@ -82,7 +83,9 @@ def choice_for_graph(
                 raise CaptureError("the plan cuts widths that stay whole there")
             return GraphChoice([*captures, training], constraints, Rewrite(wider, kept))
     except (Stopped, CaptureError, UnsupportedRatio) as error:
-        note = f"In training it computes what it does in eval mode: {error}"
+        cause = error.cause if isinstance(error, Stopped) else error
+        raised = f"there it raises {type(cause).__name__}: {cause}{raised_at(cause)}"
+        note = f"In training it computes what it does in eval mode: {cause if cause is error else raised}"
         constraints = Constraints()
     return GraphChoice(captures, constraints, Rewrite(solution, choose(constraints)), note)
 
@@ -102,14 +105,15 @@ def touched(before: Solution, after: Solution) -> dict[Dim, str]:
 def random_numbers_kept(model: nn.Module) -> Iterator[Any]:
     """Every generator is left as it was; asked afterwards, says whether those of Python or numpy were used."""
     python, numpy = random.getstate(), np.random.get_state()
+    before = pickle.dumps((python, numpy))
     used = False
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     with torch.random.fork_rng(devices):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         try:
             yield lambda: used
         finally:
-            used = random.getstate() != python or str(np.random.get_state()) != str(numpy)
+            used = pickle.dumps((random.getstate(), np.random.get_state())) != before
             random.setstate(python)
             np.random.set_state(numpy)
 
