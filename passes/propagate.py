@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import structprune.rules  # noqa: F401  registers the rules
 from structprune.axis import Axes, Axis, Dim, Product, Sum, System, fresh, variables
 from structprune.graph import Graph, Op, Value
+from structprune.progress import walk
 from structprune.rule import RULES, Meeting, Operand, Zeros
 
 
@@ -58,12 +60,36 @@ class Solution:
 
 def propagate(graph: Graph) -> Solution:
     """Solve the equations of all operators."""
-    solution = Solution(graph)
+    return solve(Solution(graph), graph)
+
+
+def extended(solution: Solution, in_training: Graph) -> Solution:
+    """A new solution, which holds for what the model computes in training too."""
+    wider = Solution(
+        solution.graph.joined(in_training),
+        solution.system.copy(set(variables_of(solution))),
+        dict(solution.axes),
+        dict(solution.zero),
+        list(solution.statistics),
+        list(solution.singular),
+        list(solution.multiplied),
+    )
+    return solve(wider, in_training)
+
+
+def variables_of(solution: Solution) -> Iterator[Dim]:
+    """Those of the parameters, with repeats."""
+    for value in solution.graph.parameters.values():
+        for axis in solution.expanded(value):
+            yield from variables(axis)
+
+
+def solve(solution: Solution, graph: Graph) -> Solution:
     system = solution.system
     for value in graph.inputs:
         solution.axes[value] = tuple(system.fixed(size, "an input of the model") for size in value.shape)
         solution.zero[value] = (False,) * len(value.shape)
-    for op in graph.ops:
+    for op in walk(graph.ops, "solving operator"):
         operands = [None if value is None else operand(solution, value) for value in op.inputs]
         meeting = meet(op, operands)
         for a, b in meeting.equal:
@@ -77,7 +103,8 @@ def propagate(graph: Graph) -> Solution:
             forget_zeros(solution, op)
         solution.statistics.extend((op, axis) for axis in meeting.statistics)
         solution.singular.extend((op, axis) for axis in meeting.singular)
-        solution.multiplied.extend((op, axes) for axes in meeting.multiplied)
+        if op not in solution.graph.only_in_training:
+            solution.multiplied.extend((op, axes) for axes in meeting.multiplied)
     for value in graph.outputs:
         operand(solution, value)
         for axis in solution.axes[value]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from structprune.axis import Axis, Dim, Product, Sum
 from structprune.errors import InvalidArgument
 from structprune.passes.group import Group
+from structprune.progress import walk
 
 Array = Any
 Scores = NDArray[np.float64]
@@ -42,7 +43,7 @@ def score(groups: Sequence[Group], arrays: Mapping[str, Array], how: str | Crite
     if isinstance(how, str):
         how = CRITERIA[how]
     result: dict[Dim, Scores] = {}
-    for group in groups:
+    for group in walk(groups, "scoring group"):
         given = how(group, slices_of(group, arrays))
         try:
             scores = to_numpy(given)

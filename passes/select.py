@@ -18,6 +18,7 @@ from structprune.errors import UnsupportedRatio
 from structprune.passes.group import Group
 from structprune.passes.measure import Counts, Measure
 from structprune.passes.score import Scores
+from structprune.progress import doing
 
 TOLERANCE = 0.01
 MOST_TRIES = 24
@@ -334,6 +335,7 @@ def close_the_gap(
 ) -> None:
     """Take or undo single steps, or pairs of them, as long as that brings the measure nearer to the ratio."""
     for _ in range(64):
+        doing("choosing widths")
         error = abs(measure.removed - ratio)
         if error < TOLERANCE / 10:
             return

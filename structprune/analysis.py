@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from structprune.axis import Axis, Dim, Freeze, Product, Sum, variables
+from structprune.drawing import svg
 from structprune.errors import InvalidArgument
 from structprune.frontends.protocol import Frontend
 from structprune.graph import Op, Value
@@ -165,13 +166,17 @@ class Analysis:
         lines = ["graph groups {", "  rankdir=LR;", "  node [shape=box, fontsize=10];"]
         for number, each in enumerate(self.groups):
             shape = "ellipse" if each.exact else "ellipse, style=dashed"
-            lines.append(f'  g{number} [label="{each.name}\\n{each.size}", shape={shape}];')
-            lines.extend(f'  g{number} -- "{member.parameter}" [label="{member.axis}"];' for member in each.members)
+            lines.append(f'  g{number} [label="{quoted(each.name)}\\n{each.size}", shape={shape}];')
+            lines.extend(f'  g{number} -- "{quoted(m.parameter)}" [label="{m.axis}"];' for m in each.members)
         return "\n".join([*lines, "}"])
 
     def draw(self, path: str | Path) -> None:
-        """Write the DOT picture to a file."""
-        Path(path).write_text(self.to_dot(), encoding="utf-8")
+        """Write a picture to a file: a drawing of the layers for .svg, the groups alone for .dot or .gv."""
+        kind = Path(path).suffix.lower()
+        if kind not in (".svg", ".dot", ".gv"):
+            raise InvalidArgument(f"cannot draw into {str(path)!r}: the name must end in .svg, or in .dot for graphviz")
+        text = svg(self) if kind == ".svg" else self.to_dot()
+        Path(path).write_text(text, encoding="utf-8", errors="replace")
 
     def __str__(self) -> str:
         total = max(self.frontend.total, 1)
@@ -188,3 +193,8 @@ class Analysis:
                 where = f" ({cause.where})" if cause.where is not None else ""
                 lines.append(f"  frozen: {entries / total:.1%} of the parameters, {cause.reason}{where}")
         return "\n".join(lines)
+
+
+def quoted(name: str) -> str:
+    """A name as it stands between quotes in the DOT language."""
+    return name.replace("\\", "\\\\").replace('"', '\\"')

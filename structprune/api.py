@@ -16,7 +16,7 @@ import numpy as np
 from structprune.analysis import Analysis
 from structprune.axis import Kept
 from structprune.errors import InvalidArgument, PlanMismatch, UnsupportedRatio
-from structprune.frontends import read
+from structprune.frontends import neutral, read
 from structprune.frontends.names import matching, stored
 from structprune.frontends.protocol import Constraints
 from structprune.passes.group import Group
@@ -24,6 +24,7 @@ from structprune.passes.measure import channels
 from structprune.passes.score import CRITERIA, Criterion, random_scores, score
 from structprune.passes.select import alignment, bundles, movable, select
 from structprune.plan import OUTPUTS, VERIFICATIONS, Plan, make_plan
+from structprune.progress import shown
 
 SCOPES = ("global", "uniform")
 
@@ -42,33 +43,37 @@ def shrink(
     output: str = "auto",
     verify: str | None = "shapes",
     seed: int = 0,
+    progress: bool | None = None,
 ) -> Any:
     """A smaller model that does the same task: `ratio` of its parameters (or macs, or channels) is gone.
 
     The model is left untouched. `example_inputs` is a tensor, a tuple, or a dict of keyword
     arguments; left out, inputs that work are found. `print(structprune.plan(...))` shows the same
-    decision before it is carried out.
+    decision before it is carried out. `progress` shows long work on standard error; left out, it does so
+    where that is a terminal.
     """
-    made = plan(
-        model,
-        ratio,
-        example_inputs,
-        of=of,
-        score=score,
-        scope=scope,
-        exclude=exclude,
-        only=only,
-        align=align,
-        output=output,
-        verify=verify,
-        seed=seed,
-    )
+    with shown(progress):
+        made = plan(
+            model,
+            ratio,
+            example_inputs,
+            of=of,
+            score=score,
+            scope=scope,
+            exclude=exclude,
+            only=only,
+            align=align,
+            output=output,
+            verify=verify,
+            seed=seed,
+        )
+        small = made.carry_out(model, at_once=True)
     if output == "auto" and made.report is not None and made.report.kind == "graph":
         warnings.warn(
             f"the result is a torch.fx.GraphModule: a {made.model} cannot take the new sizes. {made.report.note}",
             stacklevel=2,
         )
-    return made.carry_out(model, at_once=True)
+    return small
 
 
 def plan(
@@ -85,13 +90,14 @@ def plan(
     output: str = "auto",
     verify: str | None = "shapes",
     seed: int = 0,
+    progress: bool | None = None,
 ) -> Plan:
     """The decision that `shrink` would carry out."""
     check_options(ratio, of, score, scope, align, output, verify, seed)
     exclude, only = as_patterns("exclude", exclude), as_patterns("only", only)
     names = [name for name, _ in stored(model)]
     excluded, wanted = matching(names, exclude), matching(names, only) if only else set(names)
-    with paused_collector():
+    with shown(progress), neutral(model), paused_collector():
         analysis = analyze(model, example_inputs)
         groups = admitted(analysis.groups, excluded, wanted)
         chooser = Chooser(analysis, groups, ratio, of, score, scope, align, seed)
@@ -121,14 +127,17 @@ def paused_collector() -> Iterator[None]:
             gc.enable()
 
 
-def analyze(model: Any, example_inputs: Any = None) -> Analysis:
+def analyze(model: Any, example_inputs: Any = None, *, progress: bool | None = None) -> Analysis:
     """The groups of a model, what ties each together, what is frozen and why."""
-    return Analysis(read(model, example_inputs))
+    with shown(progress), neutral(model):
+        return Analysis(read(model, example_inputs))
 
 
-def load(model: Any, plan_path: str | Path, state_dict: Mapping[str, Any]) -> Any:
+def load(
+    model: Any, plan_path: str | Path, state_dict: Mapping[str, Any], *, progress: bool | None = None
+) -> Any:
     """Rebuild a shrunk model from its original class, a saved plan and a state dict. No pickle."""
-    small = Plan.load(plan_path).apply(model)
+    small = Plan.load(plan_path).apply(model, progress=progress)
     try:
         small.load_state_dict(state_dict)
     except RuntimeError as error:

@@ -83,6 +83,13 @@ class System:
         self._bound: dict[Dim, Axis] = {}
         self.frozen: dict[Dim, Freeze] = {}
         self._cause = Freeze("boundaries that do not nest")
+        self._kept: frozenset[Dim] = frozenset()
+
+    def copy(self, keeping: Iterable[Dim]) -> System:
+        """The same equations, to learn others from. What is kept stays unbound where a newer variable can give way."""
+        twin = System()
+        twin._bound, twin.frozen, twin._kept = dict(self._bound), dict(self.frozen), frozenset(keeping)
+        return twin
 
     # -- reading -------------------------------------------------------------------------------
 
@@ -168,7 +175,7 @@ class System:
             return
         if a.size != b.size:
             raise ValueError(f"axes of sizes {a.size} and {b.size} cannot be one")
-        if isinstance(b, Dim):
+        if isinstance(b, Dim) and not (isinstance(a, Dim) and b in self._kept):
             a, b = b, a
         match a, b:
             case Dim(), _:

@@ -58,3 +58,15 @@ class Graph:
     parameters: dict[str, Value]
     inputs: list[Value]
     outputs: list[Value]
+    # Operators of another mode of the model: they relate axes, but cost nothing.
+    only_in_training: frozenset[Op] = frozenset()
+
+    def joined(self, in_training: Graph) -> Graph:
+        """This graph and that of the same model in training, over the same parameters."""
+        return Graph(
+            [*self.ops, *in_training.ops],
+            {**self.parameters, **in_training.parameters},
+            [*self.inputs, *in_training.inputs],
+            [*self.outputs, *in_training.outputs],
+            frozenset(in_training.ops),
+        )

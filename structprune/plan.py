@@ -16,9 +16,10 @@ import numpy as np
 from structprune.analysis import Analysis
 from structprune.axis import Kept
 from structprune.errors import PlanMismatch, VerificationError
-from structprune.frontends import read
+from structprune.frontends import neutral, read
 from structprune.frontends.names import stored_shapes
 from structprune.frontends.protocol import Constraints, Realized
+from structprune.progress import doing, shown
 from structprune.report import Report, make_report
 
 VERSION = 1
@@ -45,16 +46,23 @@ class Plan:
     report: Report | None = None
     _ready: tuple[Any, Analysis, Realized, dict[str, list[int]]] | None = field(default=None, repr=False)
 
-    def apply(self, model: Any) -> Any:
+    def apply(self, model: Any, *, progress: bool | None = None) -> Any:
         """The smaller model. The model given is left untouched."""
-        return self.carry_out(model, at_once=False)
+        with shown(progress):
+            return self.carry_out(model, at_once=False)
 
     def carry_out(self, model: Any, at_once: bool) -> Any:
         """`at_once`: the plan was made this moment, so the model is still what it was."""
         self.check(model)
+        with neutral(model):
+            return self.made(model, at_once)
+
+    def made(self, model: Any, at_once: bool) -> Any:
         analysis, realized = self.realized(model)
+        doing("slicing")
         small = realized.finish(at_once)
         if self.verify == "numeric":
+            doing("verifying")
             error = analysis.frontend.error(realized.rewrite, small)
             tolerance = analysis.frontend.tolerance
             if not error <= tolerance:

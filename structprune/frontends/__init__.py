@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from structprune.errors import InvalidArgument
@@ -9,9 +10,22 @@ from structprune.frontends.names import stored
 from structprune.frontends.protocol import Frontend
 
 
+def neutral(model: Any) -> AbstractContextManager[None]:
+    """Inside, the caller's modes of the framework (inference mode, autocast) change nothing of a result."""
+    if not is_torch(model):
+        return nullcontext()
+    from structprune.frontends.torch.autocast import neutral
+
+    return neutral(model)
+
+
+def is_torch(model: Any) -> bool:
+    return any(base.__module__.startswith("torch.nn") for base in type(model).__mro__)
+
+
 def read(model: Any, example_inputs: Any) -> Frontend:
     """The front end for a model; its framework is imported only now."""
-    if any(base.__module__.startswith("torch.nn") for base in type(model).__mro__):
+    if is_torch(model):
         from structprune.frontends.torch.front import TorchFrontend
 
         return TorchFrontend.read(model, example_inputs)
@@ -19,4 +33,4 @@ def read(model: Any, example_inputs: Any) -> Frontend:
     raise InvalidArgument(f"cannot shrink a {type(model).__name__}: give a torch.nn.Module")
 
 
-__all__ = ["Frontend", "read"]
+__all__ = ["Frontend", "neutral", "read"]

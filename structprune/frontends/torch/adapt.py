@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 from typing import Any
@@ -21,7 +21,7 @@ from structprune.axis import Axis, Dim, Product, Sum
 from structprune.errors import UnsupportedRatio
 from structprune.frontends.protocol import Choose, Constraints
 from structprune.frontends.torch.attention import fit_attention
-from structprune.frontends.torch.capture import raised_at, record
+from structprune.frontends.torch.capture import raised_at
 from structprune.frontends.torch.compare import Comparison, Difference
 from structprune.frontends.torch.lower import bind
 from structprune.frontends.torch.module import (
@@ -36,10 +36,12 @@ from structprune.frontends.torch.module import (
     unmended,
 )
 from structprune.frontends.torch.record import Arguments, Call, Capture, Stopped
+from structprune.frontends.torch.training import record_like
 from structprune.graph import Op, Value
 from structprune.passes.propagate import Solution
 from structprune.passes.rewrite import Rewrite
 from structprune.passes.select import Tie
+from structprune.progress import within
 
 ATTEMPTS = 40
 
@@ -59,10 +61,11 @@ Sized = dict[tuple[str, int], set[int]]
 class Adapter:
     """Searches for a choice and for mended attributes with which the model keeps its class."""
 
-    def __init__(self, model: nn.Module, inputs: Arguments, capture: Capture, solution: Solution) -> None:
+    def __init__(self, model: nn.Module, inputs: Arguments, captures: Sequence[Capture], solution: Solution) -> None:
         self.model = model
         self.inputs = inputs
-        self.capture = capture
+        self.captures = captures
+        self.capture = captures[0]
         self.solution = solution
         self.ops = solution.graph.ops
         self.modules = dict(model.named_modules())
@@ -75,6 +78,7 @@ class Adapter:
         self.unmended: Unmended = []
         self._moving: dict[Op, tuple[Axis, ...]] = {}
         self._given: tuple[Rewrite | None, dict[Op, list[tuple[int, int]]]] = (None, {})
+        self.tried = 0
 
     def adapt(self, choose: Choose) -> Adapted:
         """Try, learn from the first difference, and try again."""
@@ -98,10 +102,12 @@ class Adapter:
                     return Adapted(None, reason=f"{reason}; without the widths it holds, {error}")
             sizes = self.sizes(rewrite)
             self.mends = {key: next(iter(news)) for key, news in sizes.items() if len(news) == 1}
-            small = self.copy(rewrite)
-            mend(small, self.mends, self.spared)
-            fit_attention(small, self.model, rewrite, self.capture.aliases)
-            difference, cause = self.check(small, rewrite)
+            self.tried += 1
+            with within(f"attempt {self.tried}"):
+                small = self.copy(rewrite)
+                mend(small, self.mends, self.spared)
+                fit_attention(small, self.model, rewrite, self.capture.aliases)
+                difference, cause = self.check(small, rewrite)
             if difference is None:
                 return Adapted(rewrite, partial(self.finish, small, rewrite, self.mends, self.spared))
             op = self.ops[min(difference.index, len(self.ops) - 1)]
@@ -139,16 +145,26 @@ class Adapter:
         return small
 
     def check(self, small: nn.Module, rewrite: Rewrite) -> tuple[Difference | None, str]:
-        comparison = Comparison(rewrite, self.ops, self.capture)
+        """The first difference in any mode that was recorded."""
+        start = 0
+        for capture in self.captures:
+            ops = self.ops[start : start + len(capture.calls)]
+            difference, cause = self.check_mode(small, Comparison(rewrite, ops, capture))
+            if difference is not None:
+                return replace(difference, index=start + difference.index), cause
+            start += len(ops)
+        return None, ""
+
+    def check_mode(self, small: nn.Module, comparison: Comparison) -> tuple[Difference | None, str]:
         try:
-            after = record(small, self.inputs, self.capture.is_real, self.capture.answers)
+            after = record_like(comparison.before, small, self.inputs)
         except Stopped as stopped:
             found = comparison.first_difference(stopped.calls, stopped.inputs, stopped.constants, is_whole=False)
             cause = f"{type(stopped.cause).__name__}: {stopped.cause}{raised_at(stopped.cause)}"
             return found or Difference(comparison.next_index, cause, {}, {}), cause
         found = comparison.first_difference(after.calls, after.inputs, after.constants)
         if found is None and not comparison.same_outputs(after):
-            found = Difference(len(self.ops), "other outputs", {}, {})
+            found = Difference(len(comparison.ops), "other outputs", {}, {})
         return found, ""
 
     # -- sizes in the code ---------------------------------------------------------------------

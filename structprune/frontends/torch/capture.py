@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from structprune.errors import CaptureError
 from structprune.frontends.torch import operators  # noqa: F401  registers the entries
+from structprune.frontends.torch.autocast import imagined, is_cast, nesting, on_meta, region
 from structprune.frontends.torch.lower import has_rule
 from structprune.frontends.torch.record import (
     Arguments,
@@ -35,10 +36,10 @@ from structprune.frontends.torch.record import (
 )
 from structprune.frontends.torch.shape import quick_shape
 from structprune.graph import Shape, Value, Where
+from structprune.progress import doing
 
 # Frames of torch and of this package say nothing about the user's code.
 NOT_THE_USERS = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parents[2]}{os.sep}")
-META = torch.device("meta")
 # Constants larger than this are not computed while recording: only their shape is kept.
 LARGEST_CONSTANT = 1 << 22
 
@@ -55,12 +56,17 @@ class Ghost(Tensor):
         )
 
     def __init__(self, like: Tensor, device: torch.device) -> None:
-        pass
+        self.origin: Tensor | None = None
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
         cls, function: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if function is torch.ops.aten.detach.default:
+            # Neither `x.data` nor what `zeros_like` does at its end passes the recorder.
+            twin = Ghost(args[0], args[0].device)
+            twin.origin = args[0]
+            return twin
         raise GhostEscaped(f"{function} read data")
 
 
@@ -76,18 +82,21 @@ class Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
         """Otherwise every operator passes through dynamo's wrapper, and dynamo is imported for it."""
         return False
 
-    def __init__(self, model: nn.Module, is_real: bool, answers: Sequence[tuple[Any, Any]] = ()) -> None:
+    def __init__(
+        self, model: nn.Module, is_real: bool, answers: Sequence[tuple[Any, Any]] = (), known: Capture | None = None
+    ) -> None:
         TorchDispatchMode.__init__(self, torch._C.DispatchKey.PreDispatch)  # type: ignore[no-untyped-call]
         self._dispatch_key = torch._C.DispatchKey.PreDispatch
         self.is_real = is_real
         self.answers: list[tuple[Any, Any]] = []
         self._given_answers = iter(answers)
         self.calls: list[Call] = []
-        self.parameters: dict[str, Value] = {}
+        self.parameters: dict[str, Value] = dict(known.parameters) if known else {}
         self.aliases: dict[str, str] = {}
         self.constants: dict[Value, Tensor] = {}
-        self.dtypes: dict[Value, torch.dtype] = {}
+        self.dtypes: dict[Value, torch.dtype] = dict(known.dtypes) if known else {}
         self.modules: list[str] = []
+        self.nesting = nesting()
         self._stored: dict[int, tuple[Tensor, str]] = {}
         self._by_storage: dict[tuple[int, Shape], str] = {}
         self._storages: set[int] = set()
@@ -134,6 +143,8 @@ class Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
         known = self._values.get(id(tensor))
         if known is not None:
             return known[1]
+        if isinstance(tensor, Ghost) and tensor.origin is not None:
+            return self._detached(tensor, tensor.origin)
         stored = self._stored.get(id(tensor))
         name = stored[1] if stored else self._by_storage.get((pointer(tensor), tuple(tensor.shape)))
         # Factory functions hand the caller another tensor over the memory that was recorded.
@@ -152,6 +163,13 @@ class Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
             parameter.is_trained = name in self._trained
         self._values[id(tensor)] = (tensor, parameter)
         return parameter
+
+    def _detached(self, tensor: Tensor, origin: Tensor) -> Value:
+        """Record the detaching that happened out of sight."""
+        call = Call(torch.ops.aten.detach.default, (self.value(origin),), {}, [], self._where())
+        call.outputs.append(self.new_value(tensor, f"detach_{len(self.calls)}"))
+        self.calls.append(call)
+        return call.outputs[0]
 
     def _is_known(self, tensor: Tensor) -> bool:
         """A real tensor that no input and no trained parameter had a part in."""
@@ -182,13 +200,18 @@ class Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         if function.namespace == "prim":
             return function(*args, **kwargs)
-        if decomposes(function):
+        if decomposes(function) and not self._is_cast(function, args, kwargs):
             with self:
                 result = function.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
         with no_python_dispatcher():
             return self._record(function, args, kwargs)
+
+    def _is_cast(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Autocast has a rule for it here: it stays whole, since its parts would run in other types."""
+        found = region(function, list(tensors_in((args, kwargs))), self.nesting)
+        return found is not None and is_cast(function, found[0])
 
     def _record(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         tensors = list(tensors_in((args, kwargs)))
@@ -201,9 +224,11 @@ class Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
             self._where(),
             # A real run is made without gradients altogether, whatever the model asks for.
             self.is_real or torch.is_grad_enabled(),
+            region(function, tensors, self.nesting),
         )
         # Before it runs: if it raises, the last call tells which sizes the model asked for.
         self.calls.append(call)
+        doing("recording operator", len(self.calls))
         if self.is_real and depends_on_data(function):
             result = self._answer(function, args, kwargs)
         elif self.is_real or is_constant:
@@ -215,8 +240,9 @@ class Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
                 raise GhostEscaped("the model reads a number from a tensor")
             asked = next((each for each in (*args, *kwargs.values()) if isinstance(each, torch.device)), None)
             device = asked or next((t.device for t in tensors if isinstance(t, Ghost)), tensors[0].device)
-            result = quick_shape(function, args, kwargs)
-            if result is None:
+            if call.region is not None:
+                result = imagined(function, args, kwargs, self._meta)
+            elif (result := quick_shape(function, args, kwargs)) is None:
                 result = function(*on_meta(args, self._meta), **on_meta(kwargs, self._meta))
             result = self._wrap(result, device, tensors, function._opname.endswith("_"))
         for index, tensor in enumerate(tensors_in(result)):
@@ -266,14 +292,6 @@ class Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
         return Where("", self.modules[-1] if self.modules else "")
 
 
-def on_meta(arguments: Any, meta: Callable[[Tensor], Tensor]) -> Any:
-    """The arguments with meta tensors, and the meta device wherever a device is named."""
-    arguments = map_tensors(arguments, meta)
-    if isinstance(arguments, dict):
-        return {key: META if isinstance(each, torch.device) else each for key, each in arguments.items()}
-    return tuple(META if isinstance(each, torch.device) else each for each in arguments)
-
-
 def pointer(tensor: Tensor) -> int:
     return 0 if isinstance(tensor, Ghost) or tensor.device.type == "meta" else tensor.data_ptr()
 
@@ -304,14 +322,14 @@ def decomposes(function: Any) -> bool:
 
 
 @contextmanager
-def left_as_found(model: nn.Module, is_real: bool) -> Iterator[None]:
+def left_as_found(model: nn.Module, is_real: bool, training: bool = False) -> Iterator[None]:
     """Undo what a forward pass leaves on the modules: caches, counters, training flags."""
     saved = [(module, dict(module.__dict__)) for module in model.modules()]
     containers = list(contents(attributes for _, attributes in saved))
     # Without data nothing is written; a real run writes into buffers.
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()] if is_real else []
     for module, _ in saved:
-        module.__dict__["training"] = False
+        module.__dict__["training"] = training
     try:
         yield
     finally:
@@ -402,10 +420,19 @@ def raised_at(error: BaseException) -> str:
 
 
 def record(
-    model: nn.Module, inputs: Arguments, is_real: bool, answers: Sequence[tuple[Any, Any]] = ()
+    model: nn.Module,
+    inputs: Arguments,
+    is_real: bool,
+    answers: Sequence[tuple[Any, Any]] = (),
+    known: Capture | None = None,
+    training: bool = False,
 ) -> Capture:
-    """`answers` are those of another real run: where data decide, this one follows it."""
-    recorder = Recorder(model, is_real, answers)
+    """One run of the model.
+
+    `answers` are those of another real run: where data decide, this one follows it. `known` is a recording
+    of the same model: parameters are the values that it has for them.
+    """
+    recorder = Recorder(model, is_real, answers, known)
     entering: list[Value] = []
 
     def enter(tensor: Tensor) -> Tensor:
@@ -416,7 +443,7 @@ def record(
     args, kwargs = map_tensors(inputs[0], enter), map_tensors(inputs[1], enter)
     with ExitStack() as stack:
         for context in (
-            left_as_found(model, is_real),
+            left_as_found(model, is_real, training),
             unfused_attention(),
             module_names(model, recorder.modules),
             torch.no_grad() if is_real else torch.enable_grad(),
@@ -446,4 +473,5 @@ def record(
         is_real=is_real,
         result_type=type(result) if isinstance(result, dict) and type(result) is not dict else None,
         answers=recorder.answers,
+        training=training,
     )

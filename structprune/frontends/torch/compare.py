@@ -13,6 +13,7 @@ from structprune.frontends.torch.module import new_arguments
 from structprune.frontends.torch.record import Call, Capture
 from structprune.graph import Op, Value
 from structprune.passes.rewrite import Rewrite
+from structprune.progress import walk
 
 # `view` or `reshape`, `chunk` or `split`: operand and results say what these do, however it is written.
 TOLD_BY_SHAPES = ("reshape", "split")
@@ -52,7 +53,7 @@ class Comparison:
         news = [call for call in calls if not self.passes(call, self.new_same)]
         # Where the model stopped without an operator of its own to blame, the next one never came.
         self.next_index = olds[min(len(news), len(olds) - 1)][0] if olds else 0
-        for (index, op), new in zip(olds, news, strict=False):
+        for (index, op), new in zip(walk(olds, "comparing operator"), news, strict=False):
             call, literals = op.source
             changes = new_arguments(call, literals, self.rewrite)
             problem = self.difference(op, new, changes)

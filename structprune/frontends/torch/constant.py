@@ -117,7 +117,7 @@ class Tracker:
         self.capture = capture
         self.solution = solution
         self.parameters = parameters
-        self.ops = solution.graph.ops
+        self.ops = [op for op in solution.graph.ops if op not in solution.graph.only_in_training]
         # Parameters are constants; larger ones than vectors are no scales or shifts, and not followed.
         self.known: dict[Value, Tensor] = {
             value: parameters[name].detach() for name, value in capture.parameters.items() if is_vector(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
+from math import prod
 from typing import Any
 
 import torch
@@ -11,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from structprune.axis import Dim, Mask
-from structprune.errors import UnsupportedModel, VerificationError
-from structprune.frontends.protocol import Choose, Constraints, Realized
+from structprune.errors import CaptureError, UnsupportedModel, VerificationError
+from structprune.frontends.protocol import Choose, Realized
 from structprune.frontends.torch.adapt import Adapter
-from structprune.frontends.torch.capture import capture, record
+from structprune.frontends.torch.capture import capture
 from structprune.frontends.torch.constant import Constants, constants
 from structprune.frontends.torch.graph_module import build_graph_module
 from structprune.frontends.torch.inputs import describe, read, restore
@@ -22,6 +23,7 @@ from structprune.frontends.torch.lower import lower
 from structprune.frontends.torch.module import arrays, sliced, stored
 from structprune.frontends.torch.oracle import expected_outputs, largest_error, outputs_of_own_code, zeroed
 from structprune.frontends.torch.record import Arguments, Capture, Stopped, map_tensors, tensors_in
+from structprune.frontends.torch.training import choice_for_graph, further_heads, record_like
 from structprune.graph import Graph, Shape
 from structprune.passes.propagate import Solution
 from structprune.passes.rewrite import Rewrite
@@ -37,10 +39,16 @@ class TorchFrontend:
         self.model = model
         self.arguments = arguments
         self.capture = capture
+        self.captures = [capture, *further_heads(model, arguments, capture)]
         self.graph: Graph = lower(capture)
+        for other in self.captures[1:]:
+            self.graph = self.graph.joined(lower(other))
         self.model_name = type(model).__name__
         self.total = sum(parameter.numel() for parameter in model.parameters())
-        self.tolerance = max(TOLERANCES.get(parameter.dtype, 0.0) for parameter in model.parameters())
+        # A model may compute in other types than it stores, in regions of autocast for one.
+        computed = {capture.dtypes[value] for call in capture.calls for value in call.outputs if prod(value.shape) > 1}
+        types = computed.union(parameter.dtype for parameter in model.parameters())
+        self.tolerance = max(TOLERANCES.get(dtype, 0.0) for dtype in types)
         self._constants: Constants | None = None
         self.itemsizes: Mapping[str, int] = {name: tensor.element_size() for name, tensor in stored(model)}
 
@@ -66,7 +74,7 @@ class TorchFrontend:
     def realize(self, solution: Solution, choose: Choose, output: str) -> Realized:
         note = ""
         if output != "graph":
-            adapter = Adapter(self.model, self.arguments, self.capture, solution)
+            adapter = Adapter(self.model, self.arguments, self.captures, solution)
             adapted = adapter.adapt(choose)
             if adapted.rewrite is not None:
                 chosen, make = adapted.rewrite, adapted.finish
@@ -82,20 +90,27 @@ class TorchFrontend:
                     + ("Its control flow depends on data, so no graph can stand for it either."
                        if self.is_bound_to_data() else "output='graph' or 'auto' gives a torch.fx.GraphModule.")
                 )  # fmt: skip
-        free = Constraints()
-        rewrite = Rewrite(solution, choose(free))
+        choice = choice_for_graph(self.model, self.arguments, self.captures, solution, choose)
+        rewrite = choice.rewrite
 
         def finish(at_once: bool) -> nn.Module:
-            small = build_graph_module(self.model, self.arguments, self.capture, self.graph.ops, rewrite)
-            self.check_shapes(small, rewrite)
+            ops = rewrite.solution.graph.ops
+            small = build_graph_module(self.model, self.arguments, choice.captures, ops, rewrite)
+            for before in choice.captures:
+                self.check_shapes(small, rewrite, before)
             return self.fold(small, rewrite, at_once)
 
-        return Realized(rewrite, "graph", finish, free, note)
+        if note and choice.note:
+            note = f"{note.rstrip('.')}. "
+        return Realized(rewrite, "graph", finish, choice.constraints, note + choice.note)
 
     def free(self, solution: Solution) -> Mapping[Dim, Mask]:
         return self.constants(solution).free
 
     def constants(self, solution: Solution) -> Constants:
+        if len(self.captures) > 1:
+            # Further heads in training read them too, and their biases are not followed.
+            return Constants()
         if self._constants is None:
             self._constants = constants(self.capture, solution, arrays(self.model, self.capture.parameters))
         return self._constants
@@ -111,16 +126,16 @@ class TorchFrontend:
                 tensor.data += sliced(additions[name], edits.get(name, {})).to(tensor)
         return small
 
-    def check_shapes(self, small: nn.Module, rewrite: Rewrite) -> None:
+    def check_shapes(self, small: nn.Module, rewrite: Rewrite, before: Capture) -> None:
         """The graph runs, and its outputs have the shapes that the original's have."""
         try:
-            after = record(small, self.arguments, self.capture.is_real)
-        except Stopped as stopped:
+            after = record_like(before, small, self.arguments)
+        except (Stopped, CaptureError) as error:
             raise VerificationError(
-                f"the rewritten graph of {self.model_name} does not run: {stopped.cause}. "
+                f"the rewritten graph of {self.model_name} does not run: {error}. "
                 "This is a bug in structprune; please report it."
-            ) from stopped
-        expected = [rewrite.shape(value) for value in self.capture.outputs]
+            ) from error
+        expected = [rewrite.shape(value) for value in before.outputs]
         if [value.shape for value in after.outputs] != expected:
             raise VerificationError(f"the rewritten graph of {self.model_name} gives outputs of other shapes")
 
@@ -183,8 +198,8 @@ def noise(tensor: Tensor) -> Tensor:
     """The example itself, or noise where a guess left nothing but zeros."""
     if not tensor.is_floating_point() or tensor.any():
         return tensor
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor)
+    generator = torch.Generator("cpu").manual_seed(0)
+    return torch.randn(tensor.shape, generator=generator, dtype=torch.float64, device="cpu").to(tensor)
 
 
 def refuse(model: nn.Module) -> None:

@@ -2,37 +2,52 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from structprune.errors import UnsupportedModel
-from structprune.frontends.torch.capture import record
+from structprune.errors import CaptureError, UnsupportedModel
+from structprune.frontends.torch.autocast import under_autocast
 from structprune.frontends.torch.lower import bind
 from structprune.frontends.torch.module import new_arguments, sliced, stored
-from structprune.frontends.torch.record import Arguments, Call, Capture, Stopped, map_tensors
+from structprune.frontends.torch.record import Arguments, Call, Capture, Stopped, map_tensors, rebuilt_like
+from structprune.frontends.torch.shrunk_graph import ShrunkGraph
+from structprune.frontends.torch.training import FLAGS, record_like
 from structprune.graph import Op, Value
 from structprune.passes.rewrite import Rewrite
-
-TRAINING_FLAGS = ("training", "train")
+from structprune.progress import within
 
 
 def build_graph_module(
-    model: nn.Module, inputs: Arguments, capture: Capture, ops: Sequence[Op], rewrite: Rewrite
+    model: nn.Module, inputs: Arguments, captures: Sequence[Capture], ops: Sequence[Op], rewrite: Rewrite
 ) -> fx.GraphModule:
-    """The rewritten graph over a tree of modules that hold the smaller parameters under their old names."""
-    return _Builder(model, inputs, capture, ops, rewrite).build()
+    """The rewritten graph over a tree of modules that hold the smaller parameters under their old names.
+
+    A second capture is the model in training; `ops` are those of all captures, one after another.
+    """
+    root = tree(model, rewrite.edits())
+    left = iter(ops)
+    graphs = [
+        _Builder(model, inputs, capture, list(islice(left, len(capture.calls))), rewrite, root).build()
+        for capture in captures
+    ]
+    return ShrunkGraph(root, type(model).__name__, *graphs)
 
 
 class _Builder:
     def __init__(
-        self, model: nn.Module, inputs: Arguments, capture: Capture, ops: Sequence[Op], rewrite: Rewrite
+        self,
+        model: nn.Module,
+        inputs: Arguments,
+        capture: Capture,
+        ops: Sequence[Op],
+        rewrite: Rewrite,
+        root: nn.Module,
     ) -> None:
         self.model = model
         self.inputs = inputs
@@ -41,16 +56,17 @@ class _Builder:
         self.rewrite = rewrite
         self.graph = fx.Graph()
         self.nodes: dict[Value, fx.Node] = {}
-        self.root = tree(model, rewrite.edits())
+        self.root = root
+        self.names = {name for name, _ in model.named_modules()}
         self.others = other_runs(model, inputs, capture)
 
-    def build(self) -> fx.GraphModule:
+    def build(self) -> fx.Graph:
         self.placeholders()
         for index, op in enumerate(self.ops):
             self.call(index, op)
         self.graph.output(self.output())
         self.graph.eliminate_dead_code(is_impure_node=is_impure)
-        return ShrunkGraph(self.root, self.graph, type(self.model).__name__)
+        return self.graph
 
     def placeholders(self) -> None:
         """Placeholders named as in the model's own forward; nested inputs are opened inside."""
@@ -83,7 +99,7 @@ class _Builder:
             if value.parameter is not None:
                 target = value.parameter
             else:
-                target = f"_{value.name}"
+                target = f"_{value.name}{'_in_training' * self.capture.training}"
                 self.root.register_buffer(target, self.capture.constants[value], persistent=False)
             found = self.nodes[value] = self.graph.get_attr(target)
         return found
@@ -102,14 +118,16 @@ class _Builder:
         elif arguments is not None:
             arguments.update(changes)
         if arguments is None:
-            node = self.graph.call_function(target, self.mapped(call.args), self.mapped(call.kwargs))
+            args, kwargs = self.mapped(call.args), self.mapped(call.kwargs)
         else:
             self.make_dynamic(index, call, arguments)
             self.follow_training(call, arguments)
             schema = target._schema.arguments
-            args = [self.mapped(arguments[a.name]) for a in schema if not a.kwarg_only and a.name in arguments]
+            args = tuple(self.mapped(arguments[a.name]) for a in schema if not a.kwarg_only and a.name in arguments)
             kwargs = {a.name: self.mapped(arguments[a.name]) for a in schema if a.kwarg_only and a.name in arguments}
-            node = self.graph.call_function(target, tuple(args), kwargs)
+        if call.region is not None:
+            target, args = under_autocast, (call.region, target, *args)
+        node = self.graph.call_function(target, args, kwargs)
         if not call.with_grad and len(call.outputs) == 1 and not is_impure(node):
             node = self.graph.call_function(torch.ops.aten.detach.default, (node,))
         is_single = len(call.outputs) == 1 and returns_one(call)
@@ -120,14 +138,15 @@ class _Builder:
         if isinstance(structure, Value):
             return self.node(structure)
         if isinstance(structure, list | tuple):
-            return type(structure)(map(self.mapped, structure))
+            return rebuilt_like(structure, map(self.mapped, structure))
         return structure
 
     def follow_training(self, call: Call, arguments: dict[str, Any]) -> None:
         """Dropout and batch norm ask the module that they came from whether it trains."""
-        for flag in TRAINING_FLAGS:
-            # Recorded in eval mode: a flag that was on all the same does not follow the mode.
-            if arguments.get(flag) is False and call.where.module in dict(self.model.named_modules()):
+        for flag in FLAGS:
+            # What is on in either mode does not follow it.
+            follows = arguments.get(flag) is self.capture.training
+            if follows and (call.where, call.target) not in self.capture.always_on and call.where.module in self.names:
                 prefix = f"{call.where.module}." if call.where.module else ""
                 arguments[flag] = self.graph.get_attr(f"{prefix}training")
                 counter = f"{prefix}num_batches_tracked"
@@ -199,85 +218,10 @@ class _Builder:
         if isinstance(structure, dict):
             return {key: self.result(item) for key, item in structure.items()}
         if isinstance(structure, list | tuple):
-            return type(structure)(map(self.result, structure))
+            return rebuilt_like(structure, map(self.result, structure))
         if structure is None or isinstance(structure, bool | int | float | str):
             return structure
         raise UnsupportedModel(f"the model's result holds a {type(structure).__name__}, which a graph cannot make")
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """A node by its name, where nodes themselves cannot go."""
-
-    name: str
-
-
-class ShrunkGraph(fx.GraphModule):
-    """A graph module that keeps the whole tree of modules it was given, used by the graph or not.
-
-    fx itself keeps what the graph reads: counters, tied names and each module's mode would be lost.
-    """
-
-    def __init__(self, root: nn.Module, graph: fx.Graph, class_name: str) -> None:
-        super().__init__(root, graph, class_name)
-        for store in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
-            self.__dict__[store] = root.__dict__[store]
-        self.training = root.training
-
-    def bare(self) -> nn.Module:
-        """The tree of modules without the graph."""
-        root = nn.Module()
-        for store in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "training"):
-            root.__dict__[store] = self.__dict__[store]
-        return root
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> ShrunkGraph:
-        graph = fx.Graph()
-        graph.output(graph.graph_copy(self.graph, {}))
-        return ShrunkGraph(copy.deepcopy(self.bare(), memo), graph, type(self).__name__)
-
-    def __reduce__(self) -> Any:
-        def written(argument: Any) -> Any:
-            if isinstance(argument, fx.Node):
-                return Reference(argument.name)
-            if isinstance(argument, list | tuple):
-                return type(argument)(map(written, argument))
-            if isinstance(argument, dict):
-                return {key: written(item) for key, item in argument.items()}
-            return argument
-
-        nodes = [
-            (node.op, node.name, target_name(node.target), written(node.args), written(node.kwargs))
-            for node in self.graph.nodes
-        ]
-        return rebuilt, (self.bare(), nodes, type(self).__name__)
-
-
-def target_name(target: Any) -> Any:
-    """Operators by name: they themselves cannot be pickled."""
-    return ("operator", str(target)) if isinstance(target, torch._ops.OpOverload) else target
-
-
-def rebuilt(root: nn.Module, nodes: list[Any], class_name: str) -> ShrunkGraph:
-    """The graph module that was taken apart for pickle."""
-    graph = fx.Graph()
-    known: dict[str, fx.Node] = {}
-
-    def read(argument: Any) -> Any:
-        if isinstance(argument, Reference):
-            return known[argument.name]
-        if isinstance(argument, list | tuple):
-            return type(argument)(map(read, argument))
-        if isinstance(argument, dict):
-            return {key: read(item) for key, item in argument.items()}
-        return argument
-
-    for op, name, target, args, kwargs in nodes:
-        if isinstance(target, tuple):
-            namespace, packet, overload = target[1].split(".")
-            target = getattr(getattr(getattr(torch.ops, namespace), packet), overload)
-        known[name] = graph.create_node(op, target, read(args), read(kwargs), name)
-    return ShrunkGraph(root, graph, class_name)
 
 
 def returns_one(call: Call) -> bool:
@@ -292,17 +236,18 @@ def count_batch(counter: Tensor, is_training: bool) -> None:
 
 
 def is_impure(node: fx.Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
+    target = node.args[1] if node.target is under_autocast else node.target
+    schema = getattr(target, "_schema", None)
     has_effect = node.op in ("placeholder", "output") or node.target is count_batch
     return has_effect or (schema is not None and bool(schema.is_mutable))
 
 
 def tree(model: nn.Module, edits: Mapping[str, Any]) -> nn.Module:
     """Bare modules under the names of the model's own, with the smaller parameters; tied ones stay tied."""
-    for name in ("graph", "code"):
+    for name in ("graph", "code", "in_training"):
         if any(name in vars(model)[store] for store in ("_modules", "_parameters", "_buffers")):
             raise UnsupportedModel(
-                f"the model calls something {name!r}, a name that torch.fx.GraphModule takes for itself"
+                f"the model calls something {name!r}, a name that the module of a graph takes for itself"
             )
     root = nn.Module()
     root.training = model.training
@@ -347,8 +292,9 @@ def other_runs(model: nn.Module, inputs: Arguments, capture: Capture) -> list[Ca
     tried: list[Sequence[int]] = []
     for axes, factor in (((0,), 3), ((1,), 2), ((2,), 1.5), ((3,), 1.5), ((4,), 1.5), ((2, 3), 2)):
         try:
-            other = record(model, resized(axes, factor), is_real=False)
-        except Stopped:
+            with within("other sizes"):
+                other = record_like(capture, model, resized(axes, factor))
+        except (Stopped, CaptureError):
             continue
         if len(axes) > 1 and all((axis,) in tried for axis in axes):
             continue  # one axis at a time says more

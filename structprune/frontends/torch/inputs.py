@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from structprune.errors import CaptureError, InvalidArgument
 from structprune.frontends.torch.capture import capture, record
 from structprune.frontends.torch.record import Arguments, Capture, Stopped, map_tensors
+from structprune.progress import within
 
 IMAGE_SIZES = (224, 64, 32, 28, 256, 299)
 LENGTHS = (16, 128, 1024, 16000)
@@ -26,7 +27,8 @@ def read(model: nn.Module, example_inputs: Any) -> tuple[Arguments, Capture]:
     for name, guess in guesses(model):
         try:
             arguments = guess()
-            found = record(model, arguments, is_real=False)
+            with within(f"trying {name}"):
+                found = record(model, arguments, is_real=False)
         except (Stopped, RuntimeError, TypeError, ValueError, AttributeError, KeyError) as error:
             tried.append(f"{name} ({first_line(error)})")
             continue

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch._dispatch.python import enable_python_dispatcher
 
+from structprune.frontends.torch.autocast import perform
 from structprune.frontends.torch.capture import Recorder, module_names, unfused_attention
 from structprune.frontends.torch.lower import bind, qualified_name
 from structprune.frontends.torch.module import new_arguments
@@ -45,7 +46,7 @@ def expected_outputs(
 
     def step(index: int, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if id(call) not in changed:
-            return call.target(*args, **kwargs)
+            return perform(call, args, kwargs)
         return over_kept(changed[id(call)], args, kwargs, rewrite)
 
     return run(capture, values, list(inputs), step)
@@ -100,16 +101,16 @@ def over_kept(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], rewrite: Re
         if isinstance(value, Value):
             given[name] = gathered(given[name], value, rewrite)
     given.update(new_arguments(call, op.source[1], rewrite))
-    result = invoke(call.target, given)
+    result = invoke(call, given)
     spread = [scattered(small, value, rewrite) for small, value in zip(tensors_in(result), call.outputs, strict=True)]
     return spread[0] if isinstance(result, Tensor) else tuple(spread)
 
 
-def invoke(target: Any, arguments: Mapping[str, Any]) -> Any:
+def invoke(call: Call, arguments: Mapping[str, Any]) -> Any:
     """Call an operator with arguments by name."""
-    schema = target._schema.arguments
-    positional = [arguments[a.name] for a in schema if not a.kwarg_only and a.name in arguments]
-    return target(*positional, **{a.name: arguments[a.name] for a in schema if a.kwarg_only and a.name in arguments})
+    given = [each for each in call.target._schema.arguments if each.name in arguments]
+    positional = tuple(arguments[each.name] for each in given if not each.kwarg_only)
+    return perform(call, positional, {each.name: arguments[each.name] for each in given if each.kwarg_only})
 
 
 def gathered(tensor: Tensor, value: Value, rewrite: Rewrite) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
@@ -12,6 +12,8 @@ from torch import Tensor
 from structprune.graph import Value, Where
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+# An autocast region of the model: the device type, the type it casts to, and whether it is on.
+Region = tuple[str, torch.dtype, bool]
 
 
 @dataclass(slots=True, eq=False)
@@ -24,6 +26,7 @@ class Call:
     outputs: list[Value]
     where: Where
     with_grad: bool = True
+    region: Region | None = None
 
     def tensors(self) -> Iterator[Value]:
         """The values among the arguments."""
@@ -59,6 +62,9 @@ class Capture:
     result_type: type | None = None
     # What the operators answered whose results depend on data, in order.
     answers: list[tuple[Any, Any]] = field(default_factory=list)
+    training: bool = False
+    # Operators that act as if in training whatever the mode: where they come from, and which.
+    always_on: set[tuple[Where, Any]] = field(default_factory=set)
 
 
 def depends_on_data(target: Any) -> bool:
@@ -107,8 +113,11 @@ def map_tensors(structure: Any, function: Callable[[Tensor], Any]) -> Any:
     if isinstance(structure, dict):
         # Subclasses such as tokenizers' encodings may not be rebuilt from pairs: a dict serves.
         return {key: map_tensors(item, function) for key, item in structure.items()}
-    if isinstance(structure, tuple) and hasattr(structure, "_fields"):
-        return type(structure)(*(map_tensors(item, function) for item in structure))
     if isinstance(structure, list | tuple):
-        return type(structure)(map_tensors(item, function) for item in structure)
+        return rebuilt_like(structure, (map_tensors(item, function) for item in structure))
     return structure
+
+
+def rebuilt_like(structure: list[Any] | tuple[Any, ...], items: Iterable[Any]) -> Any:
+    """A list or a tuple, named or not, of the same type with other items."""
+    return type(structure)(*items) if hasattr(structure, "_fields") else type(structure)(items)

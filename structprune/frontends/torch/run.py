@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from structprune.frontends.torch.autocast import perform
 from structprune.frontends.torch.record import Call, Capture, tensors_in
 from structprune.graph import Value
 
@@ -16,7 +17,7 @@ Step = Callable[[int, Call, tuple[Any, ...], dict[str, Any]], Any]
 
 
 def plain_step(index: int, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return call.target(*args, **kwargs)
+    return perform(call, args, kwargs)
 
 
 def substitute(structure: Any, environment: Mapping[Value, Any]) -> Any:

@@ -109,7 +109,7 @@ def shape_of(*names: str) -> Callable[[Shape], Shape]:
 
 def same_type(x: Tensor, weight: Tensor) -> None:
     """Shapes alone do not tell that real tensors would be refused."""
-    if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+    if x.dtype != weight.dtype:
         raise RuntimeError(f"the input has type {x.dtype}, the weight {weight.dtype}")
 
 
