@@ -72,7 +72,7 @@ def test_a_line_names_the_passes_and_is_gone_when_done(monkeypatch: pytest.Monke
     written = terminal.getvalue()
     for word in ("recording operator 1,", "solving operator 2 of", "scoring group 1 of", "choosing widths", "slicing"):
         assert f"structprune: {word}" in written, word
-    for word in ("attempt 1: recording operator", "attempt 2: comparing operator", "verifying"):
+    for word in ("attempt 1: recording operator", "attempt 1: comparing operator", "verifying"):
         assert f"structprune: {word}" in written, word
     assert "\n" not in written
     assert terminal.screen() == [""]
