@@ -16,7 +16,8 @@ from structprune.errors import CaptureError, UnsupportedModel, VerificationError
 from structprune.frontends.protocol import Choose, Realized
 from structprune.frontends.torch.adapt import Adapter
 from structprune.frontends.torch.capture import capture
-from structprune.frontends.torch.constant import Constants, constants
+from structprune.frontends.torch.constant import Constants
+from structprune.frontends.torch.follow import constants
 from structprune.frontends.torch.graph_module import build_graph_module
 from structprune.frontends.torch.inputs import describe, read, restore
 from structprune.frontends.torch.lower import lower
