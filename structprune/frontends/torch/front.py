@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -24,7 +25,12 @@ from structprune.frontends.torch.lower import lower
 from structprune.frontends.torch.module import arrays, sliced, stored
 from structprune.frontends.torch.oracle import expected_outputs, largest_error, outputs_of_own_code, zeroed
 from structprune.frontends.torch.record import Arguments, Capture, Stopped, map_tensors, tensors_in
-from structprune.frontends.torch.training import choice_for_graph, further_heads, record_like
+from structprune.frontends.torch.training import (
+    choice_for_graph,
+    difference_in_training,
+    further_heads,
+    record_like,
+)
 from structprune.graph import Graph, Shape
 from structprune.passes.propagate import Solution
 from structprune.passes.rewrite import Rewrite
@@ -91,7 +97,8 @@ class TorchFrontend:
                     + ("Its control flow depends on data, so no graph can stand for it either."
                        if self.is_bound_to_data() else "output='graph' or 'auto' gives a torch.fx.GraphModule.")
                 )  # fmt: skip
-        choice = choice_for_graph(self.model, self.arguments, self.captures, solution, choose)
+        training, unrecorded = self.difference_in_training
+        choice = choice_for_graph(self.captures, training, solution, choose)
         rewrite = choice.rewrite
 
         def finish(at_once: bool) -> nn.Module:
@@ -101,9 +108,15 @@ class TorchFrontend:
                 self.check_shapes(small, rewrite, before)
             return self.fold(small, rewrite, at_once)
 
-        if note and choice.note:
-            note = f"{note.rstrip('.')}. "
-        return Realized(rewrite, "graph", finish, choice.constraints, note + choice.note)
+        notes = [each.rstrip(".") for each in (note, unrecorded, choice.note) if each]
+        return Realized(rewrite, "graph", finish, choice.constraints, ". ".join(notes))
+
+    @cached_property
+    def difference_in_training(self) -> tuple[Capture | None, str]:
+        """The model in training, where that is another computation; or why nobody can say."""
+        if len(self.captures) > 1:
+            return None, ""
+        return difference_in_training(self.model, self.arguments, self.capture)
 
     def free(self, solution: Solution) -> Mapping[Dim, Mask]:
         return self.constants(solution).free

@@ -25,6 +25,7 @@ from structprune.passes.rewrite import Rewrite
 
 # The arguments by which operators learn whether the model trains.
 FLAGS = ("training", "train")
+EVAL_MODE = "In training it computes what it does in eval mode"
 
 
 def record_like(capture: Capture, model: nn.Module, inputs: Arguments) -> Capture:
@@ -68,26 +69,37 @@ class GraphChoice:
     note: str = ""
 
 
-def choice_for_graph(
-    model: nn.Module, inputs: Arguments, captures: Sequence[Capture], solution: Solution, choose: Choose
-) -> GraphChoice:
-    """A choice that holds in training too, if the model computes something else there and it can be said what."""
-    note, constraints = "", Constraints()
+def difference_in_training(model: nn.Module, inputs: Arguments, capture: Capture) -> tuple[Capture | None, str]:
+    """The model in training, where it computes something else there; or why that cannot be said."""
+    if capture.is_real:
+        return None, f"{EVAL_MODE}: it reads data, and one real run was recorded"
     try:
-        training = None if len(captures) > 1 else record_in_training(model, inputs, captures[0])
-        if training is not None and not same_but_for_flags(captures[0], training):
-            wider = extended(solution, lower(training))
-            constraints.frozen = touched(solution, wider)
+        training = record_in_training(model, inputs, capture)
+    except CaptureError as error:
+        return None, f"{EVAL_MODE}: {error}"
+    except Stopped as stopped:
+        cause = stopped.cause
+        return None, f"{EVAL_MODE}: there it raises {type(cause).__name__}: {cause}{raised_at(cause)}"
+    return None if same_but_for_flags(capture, training) else training, ""
+
+
+def choice_for_graph(
+    captures: Sequence[Capture], training: Capture | None, solution: Solution, choose: Choose
+) -> GraphChoice:
+    """A choice that holds in training too, if the model computes something else there; else one without that."""
+    note = ""
+    if training is not None:
+        wider = extended(solution, lower(training))
+        constraints = Constraints(frozen=touched(solution, wider))
+        try:
             kept = choose(constraints)
-            if any(dim in kept for dim in constraints.frozen):
-                raise CaptureError("the plan cuts widths that stay whole there")
-            return GraphChoice([*captures, training], constraints, Rewrite(wider, kept))
-    except (Stopped, CaptureError, UnsupportedRatio) as error:
-        cause = error.cause if isinstance(error, Stopped) else error
-        raised = f"there it raises {type(cause).__name__}: {cause}{raised_at(cause)}"
-        note = f"In training it computes what it does in eval mode: {cause if cause is error else raised}"
-        constraints = Constraints()
-    return GraphChoice(captures, constraints, Rewrite(solution, choose(constraints)), note)
+            if not any(dim in kept for dim in constraints.frozen):
+                return GraphChoice([*captures, training], constraints, Rewrite(wider, kept))
+            note = f"{EVAL_MODE}: the plan cuts widths that stay whole there"
+        except UnsupportedRatio as error:
+            note = f"{EVAL_MODE}: {error}"
+    free = Constraints()
+    return GraphChoice(captures, free, Rewrite(solution, choose(free)), note)
 
 
 def touched(before: Solution, after: Solution) -> dict[Dim, str]:
