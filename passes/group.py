@@ -90,8 +90,8 @@ def group(solution: Solution) -> list[Group]:
 def parts_of(axis: Axis) -> list[tuple[int, Axis]]:
     """The parts of a sum with their starts; any other axis is its own only part."""
     parts = axis.parts if isinstance(axis, Sum) else (axis,)
-    starts = accumulate((part.size for part in parts[:-1]), initial=0)
-    return list(zip(starts, parts, strict=True))
+    starts = accumulate((part.size for part in parts), initial=0)
+    return list(zip(starts, parts, strict=False))
 
 
 def roles_of(solution: Solution) -> dict[Value, list[tuple[str, int]]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import cast
 
 import structprune.rules  # noqa: F401  registers the rules
-from structprune.axis import Axes, Axis, Dim, Product, Sum, System, fresh, variables
+from structprune.axis import Axes, Axis, Dim, Product, Reordered, Sum, System, fresh, variables
 from structprune.graph import Graph, Op, Value
 from structprune.progress import walk
 from structprune.rule import RULES, Meeting, Operand, Zeros
@@ -49,6 +50,8 @@ class Solution:
             case Product(inner) | Sum(inner):
                 key = (type(axis), tuple(map(self._one_of, inner)))
                 return self._shared.setdefault(key, axis)
+            case Reordered(inner, entries):
+                return self._shared.setdefault((self._one_of(inner), entries.tobytes()), axis)
 
     def is_held(self, axis: Axis) -> bool:
         """No index of this expanded axis can be removed."""
@@ -94,6 +97,8 @@ def solve(solution: Solution, graph: Graph) -> Solution:
         meeting = meet(op, operands)
         for a, b in meeting.equal:
             system.unify(a, b, op)
+        for taken, axis, index in meeting.picked:
+            system.unify(taken, system.pick(axis, index, op), op)
         for axis, why in meeting.frozen:
             system.freeze(axis, why, op)
         for value, axes, zero in zip(op.outputs, meeting.outputs, meeting.zero, strict=True):
@@ -109,6 +114,7 @@ def solve(solution: Solution, graph: Graph) -> Solution:
         operand(solution, value)
         for axis in solution.axes[value]:
             system.freeze(axis, "reaches the model's output", value.producer)
+    freeze_unsteady(solution)
     freeze_diagonals(solution)
     return solution
 
@@ -158,6 +164,9 @@ def misfit(op: Op, meeting: Meeting) -> str | None:
     for a, b in meeting.equal:
         if a.size != b.size:
             return f"it equates sizes {a.size} and {b.size}"
+    for taken, axis, index in meeting.picked:
+        if taken.size != len(index) or not ((index >= 0) & (index < axis.size)).all():
+            return f"it takes {taken.size} of {axis.size} by {len(index)} indices"
     return None
 
 
@@ -170,6 +179,17 @@ def forget_zeros(solution: Solution, op: Op) -> None:
     for value in list(solution.zero):
         if value is root or value.base is root:
             solution.zero[value] = (False,) * len(value.shape)
+
+
+def freeze_unsteady(solution: Solution) -> None:
+    """An index that other inputs change cannot be given new numbers. To find that out is dear: free axes alone ask."""
+    for op in solution.graph.ops:
+        is_steady = cast(Callable[[], bool] | None, op.attributes.get("is_steady"))
+        if op.kind != "pick" or is_steady is None or op.inputs[0] is None:
+            continue
+        (axis,) = (solution.axes[op.inputs[0]][place] for place in cast(Iterable[int], op.attributes["picks"]))
+        if not solution.system.is_frozen(axis) and not is_steady():
+            solution.system.freeze(axis, "is read by an index that follows from the sizes of the inputs", op)
 
 
 def freeze_diagonals(solution: Solution) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 
-from structprune.axis import Axis, Dim, Indices, Kept, kept_indices, kept_size
+from structprune.axis import Axis, Dim, Kept, kept_indices, kept_size
 from structprune.graph import Shape, Value
+from structprune.order import Indices
 from structprune.passes.propagate import Solution
 
 
@@ -53,4 +56,15 @@ class Rewrite:
             for axis in range(len(value.shape)):
                 if (kept := self.indices(value, axis)) is not None:
                     found.setdefault(name, {})[axis] = kept
+        return found
+
+    def numbers(self) -> dict[str, Indices]:
+        """For each stored index that reads an axis which loses entries: what every number in it becomes."""
+        found: dict[str, Indices] = {}
+        for op in self.solution.graph.ops:
+            name = op.attributes.get("stored")
+            if isinstance(name, str) and op.inputs[0] is not None:
+                (axis,) = cast(Mapping[int, Indices], op.attributes["picks"])
+                if (kept := self.indices(op.inputs[0], axis)) is not None:
+                    found[name] = np.searchsorted(kept, np.arange(op.inputs[0].shape[axis])).astype(np.int64)
         return found

@@ -14,8 +14,9 @@ import numpy as np
 from array_api_compat import array_namespace, device
 from numpy.typing import NDArray
 
-from structprune.axis import Axis, Dim, Product, Sum
+from structprune.axis import Axis, Dim, Product, Reordered, Sum
 from structprune.errors import InvalidArgument
+from structprune.order import inverse
 from structprune.passes.group import Group
 from structprune.progress import walk
 
@@ -93,6 +94,10 @@ def slices(axis: Axis, dim: Dim, array: Array) -> Iterator[Array]:
             opened = xp.reshape(array, (*(factor.size for factor in factors), *array.shape[1:]))
             for position, factor in enumerate(factors):
                 yield from slices(factor, dim, xp.moveaxis(opened, position, 0))
+        case Reordered(inner, entries):
+            xp = array_namespace(array)
+            places = xp.asarray(inverse(entries), device=device(array))
+            yield from slices(inner, dim, xp.take(array, places, axis=0))
 
 
 def others(array: Array) -> tuple[int, ...]:

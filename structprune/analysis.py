@@ -7,7 +7,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from structprune.axis import Axis, Dim, Freeze, Product, Sum, variables
+from structprune.axis import Axis, Dim, Freeze, Product, Reordered, Sum, variables
 from structprune.drawing import svg
 from structprune.errors import InvalidArgument
 from structprune.frontends.protocol import Frontend
@@ -137,7 +137,7 @@ class Analysis:
         return self._labels.get(dim, f"a dimension of {dim.size}")
 
     def show(self, axis: Axis) -> str:
-        """An axis in the notation of the rules, with sizes for names."""
+        """An axis in the notation of the rules, with sizes for names; `~` where its entries are in another order."""
         match axis:
             case Dim():
                 return f"{axis.size}{'!' if axis in self.solution.system.frozen else ''}"
@@ -145,6 +145,8 @@ class Analysis:
                 return f"({' '.join(map(self.show, factors))})" if factors else "1"
             case Sum(parts):
                 return f"({' + '.join(map(self.show, parts))})"
+            case Reordered(inner):
+                return f"~{self.show(inner)}"
 
     # -- pictures ------------------------------------------------------------------------------
 

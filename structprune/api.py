@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from structprune.analysis import Analysis
-from structprune.axis import Kept
+from structprune.axis import Kept, unordered
 from structprune.errors import InvalidArgument, PlanMismatch, UnsupportedRatio
 from structprune.frontends import neutral, read
-from structprune.frontends.names import matching, stored
+from structprune.frontends.names import matching, numbered, stored
 from structprune.frontends.protocol import Constraints
 from structprune.passes.group import Group
 from structprune.passes.measure import channels
@@ -137,7 +137,11 @@ def load(
     model: Any, plan_path: str | Path, state_dict: Mapping[str, Any], *, progress: bool | None = None
 ) -> Any:
     """Rebuild a shrunk model from its original class, a saved plan and a state dict. No pickle."""
-    small = Plan.load(plan_path).apply(model, progress=progress)
+    plan = Plan.load(plan_path)
+    plan.check(model)
+    # An index that is drawn anew in each instance: the state dict brings the one that the plan was made for.
+    with numbered(model, plan.indices):
+        small = plan.apply(model, progress=progress)
     try:
         small.load_state_dict(state_dict)
     except RuntimeError as error:
@@ -210,7 +214,8 @@ class Chooser:
             if dim in self.scores:
                 self.scores[dim] = np.where(is_free, 0.0, self.scores[dim])
         graph, frozen = analysis.solution.graph, analysis.solution.system.frozen
-        axes = [a for value in graph.parameters.values() if value.is_trained for a in analysis.solution.expanded(value)]
+        trained = [value for value in graph.parameters.values() if value.is_trained]
+        axes = [unordered(axis) for value in trained for axis in analysis.solution.expanded(value)]
         self.alignment = alignment(axes, frozen, align)
         if of == "channels":
             can_move = movable(axes, frozen)

@@ -1,8 +1,8 @@
 """Axes as expressions, and the unification that solves equations between them.
 
-An axis is a free variable (`Dim`), a row-major product `(h d)` or a sum `(p + q)`, one part after
-another. Every equation refines variables in place of rewriting the axes that mention them, so an
-axis read later sees all that was learnt since.
+An axis is a free variable (`Dim`), a row-major product `(h d)`, a sum `(p + q)`, one part after
+another, or one of these in another order. Every equation refines variables in place of rewriting the
+axes that mention them, so an axis read later sees all that was learnt since.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-Indices = NDArray[np.int64]
+from structprune import order
+from structprune.order import Indices
+
 Mask = NDArray[np.bool_]
 
 
@@ -47,9 +49,23 @@ class Sum:
         object.__setattr__(self, "size", sum(part.size for part in self.parts))
 
 
-Axis = Dim | Product | Sum
+@dataclass(frozen=True, slots=True, eq=False)
+class Reordered:
+    """Every entry of an axis once, in another order: entry i is entry `order[i]` of it."""
+
+    inner: Axis
+    order: Indices
+    size: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", len(self.order))
+
+
+Axis = Dim | Product | Sum | Reordered
 Axes = tuple[Axis, ...]
 ONE = Product(())
+# Stands for every index that no variable can remove.
+SINGLE = Dim(1)
 
 
 def product(factors: Iterable[Axis]) -> Axis:
@@ -62,6 +78,19 @@ def total(parts: Iterable[Axis]) -> Axis:
     """The sum without its empty parts."""
     kept = tuple(part for part in parts if part.size != 0)
     return kept[0] if len(kept) == 1 else Sum(kept)
+
+
+def reordered(inner: Axis, entries: Indices) -> Axis:
+    """The axis itself where nothing moves."""
+    return inner if order.is_identity(entries) else Reordered(inner, entries)
+
+
+def assemble(parts: Sequence[Axis], owner: Indices, copy: Indices, place: Indices) -> Axis:
+    """The axis whose entry i is entry place[i] of one copy of parts[owner[i]], with all entries of each copy."""
+    copies, which = np.unique(np.stack([owner, copy]), axis=1, return_inverse=True)
+    chosen = [parts[number] for number in copies[0]]
+    starts = np.cumsum([0, *(part.size for part in chosen)])
+    return reordered(total(chosen), starts[which.reshape(-1)] + place)
 
 
 def fresh(size: int) -> Axis:
@@ -111,6 +140,27 @@ class System:
                     if not same:
                         return axis
                     axis = same[0]
+                case Reordered(whole, entries):
+                    axis = self._opened(self.resolve(whole), entries)
+                    if isinstance(axis, Reordered):
+                        return axis
+
+    def _opened(self, inner: Axis, entries: Indices) -> Axis:
+        """The order of a whole as orders of its factors or parts, as far as it is one."""
+        if isinstance(inner, Reordered):
+            entries = inner.order[entries]
+            inner = inner.inner
+        if order.is_identity(entries):
+            return inner
+        if isinstance(inner, Product):
+            factors = self.factors(inner)
+            if (orders := order.over_factors(entries, [each.size for each in factors])) is not None:
+                return product(reordered(factors[place], each) for place, each in orders)
+        if isinstance(inner, Product | Sum):
+            parts = self.parts(inner)
+            if (orders := order.over_parts(entries, [each.size for each in parts])) is not None:
+                return total(reordered(parts[place], each) for place, each in orders)
+        return Reordered(inner, entries)
 
     def expand(self, axis: Axis) -> Axis:
         """The axis in terms of unbound variables only, products and sums flattened."""
@@ -122,6 +172,8 @@ class System:
                 return product(self.expand(factor) for factor in self.factors(axis))
             case Sum():
                 return total(self.expand(part) for part in self.parts(axis))
+            case Reordered(inner, entries):
+                return Reordered(self.expand(inner), entries)
 
     def factors(self, axis: Axis) -> list[Axis]:
         axis = self.resolve(axis)
@@ -152,6 +204,8 @@ class System:
             case Sum(parts):
                 for part in parts:
                     yield from self.leaves(part)
+            case Reordered(inner):
+                yield from self.leaves(inner)
 
     def is_frozen(self, axis: Axis) -> bool:
         """No index of this axis can be removed."""
@@ -178,8 +232,10 @@ class System:
         if isinstance(b, Dim) and not (isinstance(a, Dim) and b in self._kept):
             a, b = b, a
         match a, b:
-            case Dim(), _:
+            case Dim(), _ if not (isinstance(b, Reordered) and b.inner is a):
                 self._bind(a, b)
+            case (Reordered(), _) | (_, Reordered()):
+                self._align_orders(a, b)
             case Product(), Product():
                 self._refine_products(a, b)
             case _:
@@ -214,6 +270,8 @@ class System:
     def _align_sums(self, a: Axis, b: Axis) -> None:
         """Cut both axes at every boundary of either, and unify part by part."""
         left, right = self.parts(a)[::-1], self.parts(b)[::-1]
+        if left != right and set(left) == set(right) and self._tie(a, b):
+            return
         while left and right:
             x, y = left.pop(), right.pop()
             if x.size < y.size:
@@ -229,6 +287,19 @@ class System:
                 return
             left = [part for axis in left for part in self.parts(axis)[::-1]]
             right = [part for axis in right for part in self.parts(axis)[::-1]]
+
+    def _align_orders(self, a: Axis, b: Axis) -> None:
+        """One of the axes, or both, has its entries in an order that none of its parts follows."""
+        is_kept = isinstance(a, Reordered) and a.inner in self._kept
+        for one, other in ((b, a), (a, b)) if is_kept else ((a, b), (b, a)):
+            inside = other.inner if isinstance(other, Reordered) else other
+            if isinstance(one, Reordered) and isinstance(one.inner, Dim) and one.inner is not inside:
+                self._bind(one.inner, Reordered(other, order.inverse(one.order)))
+                return
+        if isinstance(a, Reordered) and isinstance(b, Reordered) and (a.order == b.order).all():
+            self._unify(a.inner, b.inner)
+        elif not self._tie(a, b):
+            self._freeze_all([a, b])
 
     def _freeze_all(self, axes: Sequence[Axis]) -> None:
         for axis in axes:
@@ -273,6 +344,12 @@ class System:
                         self._unify(shared, within[1])
                     shared = within[1]
                 return None if shared is None else (Sum(tuple(outers)), shared)
+            case Reordered(Dim() as dim, entries):
+                halves = fresh(axis.size // inner), fresh(inner)
+                self._bind(dim, Reordered(Product(halves), order.inverse(entries)))
+                return halves
+            case Reordered():
+                return None
 
     def cut(self, axis: Axis, at: int) -> tuple[Axis, Axis] | None:
         """The axis as (first, rest) with a first part of that size; None where none ends there."""
@@ -302,6 +379,9 @@ class System:
                     first.append(within[0])
                     parts[0] = within[1]
                 return total(first), total(parts)
+            case Reordered():
+                halves_of = self._take(axis, [np.arange(at), np.arange(at, axis.size)])
+                return None if halves_of is None else (halves_of[0], halves_of[1])
 
     def pieces(self, axis: Axis, sizes: Sequence[int], where: object = None) -> list[Axis]:
         """The axis cut into parts of these sizes; where it cannot be, frozen parts of a frozen axis."""
@@ -323,6 +403,93 @@ class System:
             rest = halves[1]
         return [*pieces, rest]
 
+    # -- entry by entry ------------------------------------------------------------------------
+
+    def pick(self, axis: Axis, index: Indices, where: object = None) -> Axis:
+        """The axis whose entry i is entry index[i] of this one. Where no expression says so, both are frozen."""
+        axis = self.resolve(axis)
+        causes = [self.frozen[leaf] for leaf in self.leaves(axis) if leaf in self.frozen]
+        if self.is_frozen(axis) or not len(index):
+            cause = causes[0] if causes else Freeze("nothing is left of it")
+            return self.fixed(len(index), cause.reason, cause.where)
+        if at := order.rotation(index, axis.size):
+            halves = self.cut(axis, at)
+            if halves is not None:
+                return total(reversed(halves))
+        if (taken := self._take(axis, [index])) is not None:
+            return taken[0]
+        if order.takes_each_once(index, axis.size):
+            return Reordered(axis, index)
+        if isinstance(axis, Product):
+            outer, *rest = self.factors(axis)
+            inner = product(rest)
+            if (blocks := order.whole_blocks(index, inner.size)) is not None:
+                return product((self.pick(outer, blocks, where), inner))
+        reason = "is read by index, across its factors"
+        self.freeze(axis, reason, where)
+        return self.fixed(len(index), reason, where)
+
+    def _nodes(self, axis: Axis, starts: dict[Dim, int]) -> Indices | None:
+        """Each entry as a number: where its variable starts, and its place there. None with a product in the way."""
+        axis = self.resolve(axis)
+        match axis:
+            case Reordered(inner, entries):
+                nodes = self._nodes(inner, starts)
+                return None if nodes is None else nodes[entries]
+            case Sum():
+                parts = [self._nodes(part, starts) for part in self.parts(axis)]
+                found = [part for part in parts if part is not None]
+                return np.concatenate(found) if len(found) == len(parts) else None
+            case Product() if axis.size > 1:
+                return None
+        dim = axis if isinstance(axis, Dim) else SINGLE
+        start = starts.setdefault(dim, sum(each.size for each in starts))
+        return np.arange(start, start + dim.size)
+
+    def _take(self, axis: Axis, indices: Sequence[Indices]) -> list[Axis] | None:
+        """The axes that take these entries. A variable is divided by how often each of them takes its indices."""
+        starts: dict[Dim, int] = {}
+        nodes = self._nodes(axis, starts)
+        if nodes is None:
+            return None
+        taken = [nodes[index] for index in indices]
+        counts = [np.bincount(each, minlength=len(nodes)) for each in taken]
+        parts: list[Axis] = []
+        owner, place = np.empty_like(nodes), np.empty_like(nodes)
+        for dim, start in starts.items():
+            span = slice(start, start + dim.size)
+            kinds = order.classes([each[span] for each in counts])
+            made = [fresh(int(size)) for size in np.bincount(kinds)]
+            owner[span], place[span] = kinds + len(parts), order.occurrence(kinds)
+            if len(made) == 1:
+                made = [ONE if dim.size == 1 else dim]
+            else:
+                self._bind(dim, assemble(made, kinds, np.zeros_like(kinds), place[span]))
+            parts += made
+        return [assemble(parts, owner[each], order.occurrence(each), place[each]) for each in taken]
+
+    def _tie(self, a: Axis, b: Axis) -> bool:
+        """Make two axes one, entry by entry: cycles go together. False with a product in the way."""
+        starts: dict[Dim, int] = {}
+        left, right = self._nodes(a, starts), self._nodes(b, starts)
+        if left is None or right is None:
+            return False
+        if (left == right).all():
+            return True
+        component = order.components(sum(dim.size for dim in starts), left, right)
+        members = {dim: component[start : start + dim.size] for dim, start in starts.items()}
+        kinds = order.classes([np.bincount(each, minlength=component.max() + 1) for each in members.values()])
+        parts = [fresh(int(size)) for size in np.bincount(kinds)]
+        if not any(isinstance(part, Dim) for part in parts):
+            self._cause = Freeze("its entries are tied to each other around a cycle", self._cause.where)
+            self._freeze_all([a, b])
+            return True
+        place = order.occurrence(kinds)
+        for dim, each in members.items():
+            if dim.size > 1:
+                self._bind(dim, assemble(parts, kinds[each], order.occurrence(each), place[each]))
+        return True
+
     def fixed(self, size: int, reason: str, where: object = None) -> Axis:
         """A dimension that must stay whole."""
         if size == 1:
@@ -340,6 +507,30 @@ def variables(axis: Axis) -> Iterator[Dim]:
         case Product(inner) | Sum(inner):
             for each in inner:
                 yield from variables(each)
+        case Reordered(whole):
+            yield from variables(whole)
+
+
+def unordered(axis: Axis) -> Axis:
+    """An expanded axis of the same sizes, whatever the order of its entries; itself where there is none."""
+    match axis:
+        case Reordered(whole):
+            return unordered(whole)
+        case Product(inner) | Sum(inner):
+            plain = tuple(map(unordered, inner))
+            if all(after is before for after, before in zip(plain, inner, strict=True)):
+                return axis
+            return product(flat(plain, Product)) if isinstance(axis, Product) else total(flat(plain, Sum))
+    return axis
+
+
+def flat(axes: Iterable[Axis], form: type[Product] | type[Sum]) -> Iterator[Axis]:
+    """The axes, those of one form opened."""
+    for axis in axes:
+        if isinstance(axis, Product | Sum) and isinstance(axis, form):
+            yield from axis.factors if isinstance(axis, Product) else axis.parts
+        else:
+            yield axis
 
 
 Kept = dict[Dim, Indices]
@@ -354,6 +545,8 @@ def kept_size(axis: Axis, counts: dict[Dim, int]) -> int:
             return prod(kept_size(factor, counts) for factor in factors)
         case Sum(parts):
             return sum(kept_size(part, counts) for part in parts)
+        case Reordered(whole):
+            return kept_size(whole, counts)
 
 
 def kept_indices(axis: Axis, kept: Kept) -> Indices | None:
@@ -381,3 +574,6 @@ def kept_indices(axis: Axis, kept: Kept) -> Indices | None:
                     for start, part, indices in zip(starts, parts, inner, strict=True)
                 ]
             )
+        case Reordered(whole, entries):
+            stay = kept_indices(whole, kept)
+            return None if stay is None else np.flatnonzero(np.isin(entries, stay))

@@ -13,7 +13,7 @@ from colorsys import hls_to_rgb
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
-from structprune.axis import Axis, Dim, Product, Sum, variables
+from structprune.axis import Axis, Dim, Product, Reordered, Sum, variables
 from structprune.layout import Row, lanes_of, rows_of
 
 if TYPE_CHECKING:
@@ -207,3 +207,6 @@ def pieces(axis: Axis) -> Iterator[str | Dim]:
                     yield " + " if isinstance(axis, Sum) else " "
                 yield from pieces(each)
             yield ")"
+        case Reordered(whole):
+            yield "~"
+            yield from pieces(whole)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from structprune.axis import Axes, Axis, Dim, Product, Sum, variables
+from structprune.axis import Axes, Axis, Dim, Product, Reordered, Sum, variables
 from structprune.graph import Op, Value
 from structprune.passes.group import Group
 from structprune.passes.propagate import Solution
@@ -139,3 +139,5 @@ def key(axis: Axis) -> object:
             return id(axis)
         case Product(inner) | Sum(inner):
             return type(axis), tuple(map(key, inner))
+        case Reordered(whole, entries):
+            return key(whole), entries.tobytes()

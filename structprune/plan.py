@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from structprune.analysis import Analysis
 from structprune.axis import Kept
 from structprune.errors import PlanMismatch, VerificationError
 from structprune.frontends import neutral, read
-from structprune.frontends.names import stored_shapes
+from structprune.frontends.names import stored_numbers, stored_shapes
 from structprune.frontends.protocol import Constraints, Realized
+from structprune.graph import Shape
 from structprune.progress import doing, shown
 from structprune.report import Report, make_report
 
@@ -33,7 +35,10 @@ VERIFICATIONS = ("shapes", "numeric", None)
 
 @dataclass(slots=True)
 class Plan:
-    """Which indices of which group stay. `keep` may be edited before the plan is applied."""
+    """Which indices of which group stay. `keep` may be edited before the plan is applied.
+
+    `indices` are the numbers of the stored indices by which the model reads what the groups run through.
+    """
 
     model: str
     shapes: dict[str, tuple[int, ...]]
@@ -43,6 +48,7 @@ class Plan:
     options: dict[str, Any]
     output: str = "auto"
     verify: str | None = "shapes"
+    indices: dict[str, list[int]] = field(default_factory=dict)
     report: Report | None = None
     _ready: tuple[Any, Analysis, Realized, dict[str, list[int]]] | None = field(default=None, repr=False)
 
@@ -54,6 +60,12 @@ class Plan:
     def carry_out(self, model: Any, at_once: bool) -> Any:
         """`at_once`: the plan was made this moment, so the model is still what it was."""
         self.check(model)
+        for name, numbers in stored_numbers(model, self.indices).items():
+            if numbers != self.indices[name]:
+                raise PlanMismatch(
+                    f"the index {name!r} of this {type(model).__name__} has other numbers than the plan was made for. "
+                    "Load the model's state first, or make a plan for this one."
+                )
         with neutral(model):
             return self.made(model, at_once)
 
@@ -132,6 +144,7 @@ class Plan:
             "verify": self.verify,
             "inputs": self.inputs,
             "shapes": {name: list(shape) for name, shape in self.shapes.items()},
+            "indices": self.indices,
             "groups": {name: {"size": self.sizes[name], "keep": indices} for name, indices in self.keep.items()},
         }
         path = Path(path)
@@ -170,7 +183,11 @@ class Plan:
                 options=dict(data["options"]),
                 output=str(data["output"]),
                 verify=data["verify"],
+                indices=dict(data.get("indices", {})),
             )
+            for name, numbers in made.indices.items():
+                if not are_numbers(numbers, made.shapes[name]):
+                    raise PlanMismatch(f"{path}: the numbers of the index {name!r} are not usable")
             for name, indices in made.keep.items():
                 if not isinstance(indices, list) or not are_indices(indices, made.sizes[name]):
                     raise PlanMismatch(f"{path}: the indices kept of {name!r} are not usable")
@@ -197,6 +214,12 @@ def are_indices(indices: Sequence[Any], size: int) -> bool:
         return False
     ascending = all(a < b for a, b in itertools.pairwise(indices))
     return ascending and indices[0] >= 0 and indices[-1] < size
+
+
+def are_numbers(numbers: Any, shape: Shape) -> bool:
+    """Whole numbers that fill an index of that shape, none larger than any index can be."""
+    is_list = isinstance(numbers, list) and all(type(number) is int for number in numbers)
+    return is_list and len(numbers) == prod(shape) and all(abs(number) < 1 << 31 for number in numbers)
 
 
 def describes_inputs(data: Any) -> bool:
@@ -232,6 +255,19 @@ def described(model: Any, inputs: Any) -> Any:
     return Described(inputs)
 
 
+def indices_that_matter(analysis: Analysis) -> list[str]:
+    """The stored indices that read an axis which can lose entries."""
+    solution = analysis.solution
+    found = [
+        str(op.attributes["stored"])
+        for op in solution.graph.ops
+        if "stored" in op.attributes
+        and op.inputs[0] is not None
+        and not all(map(solution.is_held, solution.expanded(op.inputs[0])))
+    ]
+    return list(dict.fromkeys(found))
+
+
 def make_plan(
     analysis: Analysis, realized: Realized, model: Any, options: dict[str, Any], output: str, verify: str | None
 ) -> Plan:
@@ -250,6 +286,7 @@ def make_plan(
         options=options,
         output=output,
         verify=verify,
+        indices=stored_numbers(model, indices_that_matter(analysis)),
         report=report,
         _ready=(model, analysis, realized, {name: list(indices) for name, indices in keep.items()}),
     )

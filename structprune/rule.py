@@ -13,6 +13,7 @@ from structprune.axis import ONE, Axes, Axis, Dim, Product, Sum, fresh
 from structprune.errors import DuplicateRule
 from structprune.graph import Op, Shape
 from structprune.notation import Group, Name, Notation, Rest, Term, Terms, Unit, Whole, parse
+from structprune.order import Indices
 
 Zeros = tuple[bool, ...]
 
@@ -37,6 +38,7 @@ class Meeting:
     statistics: axes over which a mean or a variance is taken; removing there is not zeroing.
     singular: axes where zeroing gives 0 / 0; removing is what zeroing would be in the limit.
     multiplied: the axes whose sizes, multiplied, give the multiply-accumulate operations.
+    picked: (y, x, index) where entry i of axis y is entry index[i] of axis x.
     """
 
     outputs: list[Axes]
@@ -46,6 +48,7 @@ class Meeting:
     statistics: list[Axis] = field(default_factory=list)
     singular: list[Axis] = field(default_factory=list)
     multiplied: list[tuple[Axis, ...]] = field(default_factory=list)
+    picked: list[tuple[Axis, Axis, Indices]] = field(default_factory=list)
 
 
 Rule = Callable[..., Meeting]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from structprune.analysis import Analysis
-from structprune.axis import Axis, Dim, Product, Sum
+from structprune.axis import Axis, Dim, Product, Reordered, Sum
 from structprune.graph import Op, Value
 
 # What enters: the shape of the input, and the layer that gives it twelve prunable channels or features.
@@ -31,7 +31,7 @@ CONVOLUTIONS = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
 
 @dataclass(frozen=True)
 class Row:
-    """One operator, or several that are called alike. `run` gets the operator, its input, and its weights."""
+    """One operator, or several that are called alike. `run` gets the operator, its input, its weights, its indices."""
 
     names: str
     run: Callable[..., Tensor]
@@ -40,6 +40,7 @@ class Row:
     weights: tuple[tuple[int, ...], ...] = ()
     over: str = ""  # what the layer behind sums over: "channel" or "last"
     zero: bool = True  # what was removed is zero behind the operator: a bare sum over it changes nothing
+    indices: tuple[tuple[int, ...], ...] = ()  # buffers of whole numbers
     why: str = ""  # part of the reason for which the width is frozen
     exact: bool = True  # False: statistics are taken over a prunable axis
 
@@ -69,6 +70,9 @@ class Sandwich(nn.Module):
         self.run = row.run
         self.first = FORMS[row.form][1]()
         self.weights = nn.ParameterList(torch.randn(each) for each in row.weights)
+        self.indices = nn.Module()
+        for number, index in enumerate(row.indices):
+            self.indices.register_buffer(str(number), torch.tensor(index))
         self.double()
         with torch.no_grad():
             given = self.middle(self.first(example(row)))
@@ -83,7 +87,7 @@ class Sandwich(nn.Module):
         self.double().eval()
 
     def middle(self, x: Tensor) -> Tensor:
-        return self.run(self.operator, x, *self.weights)
+        return self.run(self.operator, x, *self.weights, *self.indices.buffers())
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.middle(self.first(x)))
@@ -112,7 +116,10 @@ def find_op(analysis: Analysis, name: str) -> Op:
 
 
 def axes_of(analysis: Analysis, op: Op) -> str:
-    """The axes around an operator: a letter for a width that can go, a number for what must stay."""
+    """The axes around an operator: a letter for a width that can go, a number for what must stay.
+
+    `~` stands before an axis in another order.
+    """
     letters: dict[Dim, str] = {}
     solution = analysis.solution
 
@@ -126,6 +133,8 @@ def axes_of(analysis: Analysis, op: Op) -> str:
                 return f"({' '.join(map(show, factors))})" if factors else "1"
             case Sum(parts):
                 return f"({' + '.join(map(show, parts))})"
+            case Reordered(inner):
+                return f"~{show(inner)}"
 
     def value(each: Value | None) -> str:
         return "-" if each is None else " ".join(map(show, solution.expanded(each)))
@@ -148,6 +157,7 @@ def states(x: Tensor, width: int, count: int = 1) -> list[Tensor]:
 S = slice(None)
 F64 = torch.float64
 INDEX = torch.tensor([2, 0, 3])
+SHUFFLED = (5, 0, 11, 2, 7, 1, 10, 3, 8, 4, 9, 6)
 GRID = torch.rand(2, 3, 3, 2, dtype=F64, generator=torch.Generator().manual_seed(2)) * 2 - 1
 GRID3 = torch.rand(2, 3, 3, 3, 3, dtype=F64, generator=torch.Generator().manual_seed(2)) * 2 - 1
 
@@ -220,6 +230,10 @@ ROWS = (
     Row("slice slice_copy", lambda o, x: o(x, 1, 2, 9), "2 (a + b + c) 4 4 -> 2 b 4 4"),
     Row("slice", lambda o, x: o(x, 1, -9, -2), "2 (a + b + c) 4 4 -> 2 b 4 4"),
     Row("slice", lambda o, x: o(x, 1, 0, 12, 3), "2 (a 3) 4 4 -> 2 a 4 4"),
+    Row("slice", lambda o, x: o(x, 1, 1, 12, 3), "2 (a 3) 4 4 -> 2 a 4 4"),
+    Row("slice", lambda o, x: o(x, 1, 4, 11, 3), "2 (a + (b 3)) 4 4 -> 2 b 4 4"),
+    Row("slice", lambda o, x: o(x, 1, 2, 9, 5), "2 ((a 5) + b) 4 4 -> 2 a 4 4"),
+    Row("slice", lambda o, x: o(x, 1, 0, 12, 5), "2 ((a 5) + 2) 4 4 -> 2 (a + 1) 4 4"),
     Row("slice", lambda o, x: o(x, 3, 1, 9), "2 a 4 (1 + 3) -> 2 a 4 3"),
     Row("narrow", lambda o, x: o(x, 1, 2, 7), "2 (a + b + c) 4 4 -> 2 b 4 4"),
     Row("narrow", lambda o, x: o(x, 1, 0, 12), "2 a 4 4 -> 2 a 4 4"),
@@ -254,9 +268,18 @@ ROWS = (
     Row("cumsum cumprod logcumsumexp", lambda o, x: o(x, 1), "2 12 4 4 -> 2 12 4 4", why="orders its positions"),
     Row("cummax", lambda o, x: o(x, 2)[0], "2 a 4 4 -> 2 a 4 4, 2 a 4 4"),
     Row("roll", lambda o, x: o(x, [1], [2]), "2 a 4 4 -> 2 a 4 4"),
-    Row("roll", lambda o, x: o(x, [1], [1]), "2 12 4 4 -> 2 12 4 4", why="roll orders its positions"),
+    Row("roll", lambda o, x: o(x, [5], [1]), "2 (a + b) 4 4 -> 2 (b + a) 4 4"),
+    Row("roll", lambda o, x: o(x, [-17, 1], [1, 3]), "2 (a + b) 4 4 -> 2 (b + a) 4 4"),
+    Row("roll", lambda o, x: o(x, [24], [1]), "2 a 4 4 -> 2 a 4 4"),
+    Row("roll", lambda o, x: o(x, [4], [1]) + x, "2 (a + a + a) 4 4 -> 2 (a + a + a) 4 4"),
+    Row("roll", lambda o, x: o(x, [5], [1]) + x, "2 (7 + 5) 4 4 -> 2 (5 + 7) 4 4", why="around a cycle"),
+    Row("roll", lambda o, x: o(x, [5]), "2 12 4 4 -> 2 12 4 4", why="it rolls all axes as one"),
+    Row("roll", lambda o, x: o(x, [1, 1], [1, 1]), "2 12 4 4 -> 2 12 4 4", why="it rolls an axis twice"),
     Row("flip", lambda o, x: o(x, [2]), "2 a 4 4 -> 2 a 4 4"),
-    Row("flip", lambda o, x: o(x, [1]), "2 12 4 4 -> 2 12 4 4", why="flip orders its positions"),
+    Row("flip", lambda o, x: o(x, [-3, 2]), "2 a 4 4 -> 2 ~a 4 4"),
+    Row("flip", lambda o, x: o(x, [1]) + x, "2 (a + ~a) 4 4 -> 2 (a + ~a) 4 4"),
+    Row("flip", lambda o, x: o(x.unflatten(1, (3, 4)), [2]).flatten(1, 2), "2 a b 4 4 -> 2 a ~b 4 4"),
+    Row("flip", lambda o, x: o(torch.cat([x, x.relu()], 1), [1]), "2 (a + a) 4 4 -> 2 (~a + ~a) 4 4"),
     Row("tril triu", lambda o, x: o(x), "2 a 4 4 -> 2 a 4 4"),
     Row("rot90", lambda o, x: o(x, 1, [2, 3]), "2 a 4 4 -> 2 a 4 4"),
     Row("sort", lambda o, x: o(x, 2)[0], "2 a 4 4 -> 2 a 4 4, 2 a 4 4", zero=False),
@@ -288,9 +311,28 @@ ROWS = (
     # -- by index
     Row("embedding", lambda o, x, w: o(w, x), "10 a, 2 5 -> 2 5 a", "ids", ((10, 12),)),
     Row("index_select", lambda o, x: o(x, 2, INDEX), "2 a 4 4, 3 -> 2 a 3 4"),
-    Row("index_select", lambda o, x: o(x, 1, INDEX), "2 12 4 4, 3 -> 2 3 4 4", why="index_select reads it by index"),
+    Row("index_select", lambda o, x: o(x, 1, INDEX), "2 ~(a + b) 4 4, 3 -> 2 ~b 4 4"),
+    Row("index_select", lambda o, x, i: o(x, 1, i), "2 ~(a + b + c) 4 4, ~(b + c + c) -> 2 ~(b + c + c) 4 4",
+        indices=((7, 1, 7, 4, 9, 2, 2, 11),)),
+    Row("index_select", lambda o, x: o(x, 1, (x.mean((0, 2, 3)) > 0).long()),
+        "2 12 4 4, 12 -> 2 12 4 4", why="index_select reads it by index"),
     Row("index", lambda o, x: o(x, [None, None, INDEX]), "2 a 4 4, 3 -> 2 a 3 4"),
-    Row("index", lambda o, x: o(x, [None, INDEX]), "2 12 4 4, 3 -> 2 3 4 4", why="index reads it by index"),
+    Row("index", lambda o, x: o(x, [None, INDEX]), "2 ~(a + b) 4 4, 3 -> 2 ~b 4 4"),
+    Row("index", lambda o, x, i: o(x, [None, i]), "2 a 4 4, ~a -> 2 ~a 4 4", indices=(SHUFFLED,)),
+    Row("index", lambda o, x, i: o(x, [None, i]).sum(2), "2 ~(a b) 4 4, a b -> 2 a b 4 4",
+        indices=tuple(torch.tensor([SHUFFLED]).view(1, 4, 3).tolist())),
+    Row("index", lambda o, x, i: o(x, [None, i - 12]) + o(x, [None, i]), "2 a 4 4, b -> 2 ~a 4 4", indices=(SHUFFLED,)),
+    Row("index", lambda o, x, i: o(x, [None, i]) + o(x, [None, i]).relu(), "2 a 4 4, ~a, 2 a 4 4 -> 2 ~a 4 4",
+        indices=(SHUFFLED,)),
+    Row("index", lambda o, x, i: o(x.unflatten(1, (3, 4)), [None, None, i]).flatten(1, 2),
+        "2 a ~(b + c) 4 4, (~c + ~b + ~c) -> 2 a (~c + ~b + ~c) 4 4", indices=((3, 0, 2, 1, -1, 0),)),
+    Row("index", lambda o, x, i: o(x.unflatten(1, (6, 2)).flatten(1, 2), [None, i]),
+        "2 (~(a + b + c) d) 4 4, ((c + b + c) d) -> 2 ((c + b + c) d) 4 4",
+        indices=((6, 7, 10, 11, 0, 1, 2, 3, 6, 7, 10, 11),)),
+    Row("index", lambda o, x, i: o(x.unflatten(1, (6, 2)).flatten(1, 2), [None, i]),
+        "2 (6 2) 4 4, 12 -> 2 12 4 4", indices=((6, 7, 0, 1, 9, 10, 0, 1, 2, 3, 4, 5),), why="across its factors"),
+    Row("index", lambda o, x: o(x, [None, (x.mean((0, 2, 3)) > 0).long()]),
+        "2 12 4 4, 12 -> 2 12 4 4", why="index reads it by index"),
     Row("index", lambda o, x: o(x, [None, None, INDEX, INDEX]), "2 a 4 4, 3, 3 -> 2 a 3"),
     Row("index", lambda o, x: o(x.permute(0, 2, 1, 3), [INDEX[1:2] * 0, None, None, INDEX]),
         "2 4 a 4, 1, (1 + 1 + 1) -> (1 + 1 + 1) 4 a", over="last"),
@@ -314,6 +356,18 @@ ROWS = (
         "2 a 4 4, 2 a 4 4, 2 a 4 4 -> 2 a 4 4", zero=False),
     Row("gather", lambda o, x: o(x, 2, x.argsort(2)), "2 a 4 4, 2 a 4 4 -> 2 a 4 4", zero=False),
     Row("take_along_dim", lambda o, x: o(x, x.argsort(2), 2), "2 a 4 4, 2 a 4 4 -> 2 a 4 4", zero=False),
+    Row("gather", lambda o, x, i: o(x, 1, i.view(1, -1, 1, 1).expand(2, 12, 4, 4)),
+        "2 a 4 4, 2 ~a 4 4 -> 2 ~a 4 4", indices=(SHUFFLED,)),
+    Row("gather", lambda o, x, i: o(x, 1, i.view(1, -1, 1, 1).expand_as(x)), "2 12 4 4, 2 12 4 4 -> 2 12 4 4",
+        indices=(SHUFFLED,), why="around a cycle"),
+    Row("gather", lambda o, x: o(x, 1, torch.tensor(SHUFFLED).view(-1, 1, 1).expand(len(x), -1, *x.shape[2:])),
+        "2 a 4 4, b 12 c d -> 2 ~a 4 4"),
+    Row("gather", lambda o, x: o(x, 1, (torch.arange(12) + len(x)).view(-1, 1, 1).expand(len(x), -1, 4, 4) % 12),
+        "2 (2 + 10) 4 4, a 12 b c -> 2 (10 + 2) 4 4", why="follows from the sizes of the inputs"),
+    Row("gather", lambda o, x: o(x, 1, torch.tensor([range(12), SHUFFLED])[..., None, None].expand_as(x)),
+        "2 12 4 4, 2 12 4 4 -> 2 12 4 4", why="a constant made in forward"),
+    Row("take_along_dim", lambda o, x, i: o(x, i.view(-1, 1, 1)[None], 1), "2 a 4 4, 1 ~a 1 1 -> 2 ~a 4 4",
+        indices=(SHUFFLED,)),
     # -- products
     Row("linear", lambda o, x, w, b: o(x, w, b), "2 5 a, b a, b -> 2 5 b", "tokens", ((7, 12), (7,))),
     Row("bilinear", lambda o, x, w, b: o(x, x[:, :5], w, b),

@@ -14,7 +14,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from structprune.axis import ONE, Axis, Dim, Kept, Product, Sum, System, fresh, kept_indices, kept_size
+from structprune import order
+from structprune.axis import (
+    ONE,
+    Axis,
+    Dim,
+    Kept,
+    Product,
+    Reordered,
+    Sum,
+    System,
+    fresh,
+    kept_indices,
+    kept_size,
+    unordered,
+)
 
 Entry = frozenset[tuple[Dim, int]]
 Build = Callable[[], tuple[Axis, Axis]]
@@ -38,6 +52,9 @@ def entries(axis: Axis) -> list[Entry]:
             return found
         case Sum(parts):
             return [entry for part in parts for entry in entries(part)]
+        case Reordered(inner, moved):
+            found = entries(inner)
+            return [found[index] for index in moved]
 
 
 def meaning(system: System, axis: Axis) -> list[Entry]:
@@ -85,11 +102,27 @@ def divisors(size: int) -> list[int]:
 
 
 @st.composite
+def orders(draw: st.DrawFn, size: int) -> order.Indices:
+    """A permutation: any, or one that reverses, rotates, or reads rows as columns."""
+    straight = np.arange(size)
+    match draw(st.sampled_from(("any", "reversed", "rotated", "transposed"))):
+        case "reversed":
+            return straight[::-1]
+        case "rotated":
+            return np.roll(straight, draw(st.integers(0, size)))
+        case "transposed":
+            return straight.reshape(draw(st.sampled_from(divisors(size))), -1).T.reshape(-1)
+    return np.array(draw(st.permutations(range(size))), dtype=np.int64)
+
+
+@st.composite
 def axes(draw: st.DrawFn, size: int, pool: list[Dim], depth: int = 3) -> Axis:
     """An axis of that size, `(1 n)` and `(0 + n)` included; the pool holds the variables that it may share."""
     if not size:
         return Sum(())
-    form = draw(st.sampled_from(("dim", "dim", "product", "sum") if depth else ("dim",)))
+    form = draw(st.sampled_from(("dim", "dim", "product", "sum", "order") if depth else ("dim",)))
+    if form == "order":
+        return Reordered(draw(axes(size, pool, depth - 1)), draw(orders(size)))
     if form == "product":
         inner = draw(st.sampled_from(divisors(size)))
         return Product((draw(axes(size // inner, pool, depth - 1)), draw(axes(inner, pool, depth - 1))))
@@ -104,6 +137,11 @@ def axes(draw: st.DrawFn, size: int, pool: list[Dim], depth: int = 3) -> Axis:
     if isinstance(made, Dim):
         pool.append(made)
     return made
+
+
+def indices(size: int) -> st.SearchStrategy[order.Indices]:
+    anything = st.lists(st.integers(0, size - 1), min_size=1, max_size=2 * size).map(np.array)
+    return st.one_of(anything, orders(size))
 
 
 @st.composite
@@ -175,7 +213,7 @@ def test_kept_indices_agree_on_both_sides(pairs, data):
         stay = all_kept(left, kept)
         assert stay == all_kept(right, kept)
         assert stay == sorted(set(stay))
-        assert len(stay) == kept_size(left, counts) == kept_size(right, counts)
+        assert len(stay) == kept_size(left, counts) == kept_size(right, counts) == kept_size(unordered(left), counts)
         by_entry = [
             index
             for index, entry in enumerate(entries(left))
@@ -275,6 +313,43 @@ def test_pieces_recombine(pairs, data):
     pieces = system.pieces(axis, sizes)
     assert [piece.size for piece in pieces] == sizes
     assert meaning(system, Sum(tuple(pieces))) == meaning(system, axis)
+
+
+@FEW
+@given(equations(), st.data())
+@in_time
+def test_picked_entries_are_those_of_the_index(pairs, data):
+    """Any index: repeats, gaps, orders. What the other equations said still holds."""
+    system = solve(pairs)
+    axis = data.draw(st.sampled_from([axis for pair in pairs for axis in pair]))
+    index = data.draw(indices(axis.size))
+    taken = system.pick(axis, index)
+    assert taken.size == len(index)
+    found = meaning(system, axis)
+    assert meaning(system, taken) == [found[each] for each in index]
+    for a, b in pairs:
+        assert meaning(system, a) == meaning(system, b)
+    # Its size follows from counts alone, whatever is kept.
+    expression = system.expand(taken)
+    kept = {leaf: np.arange(leaf.size)[leaf.size // 2 :] for leaf in system.leaves(taken) if leaf.size > 1}
+    counts = {leaf: len(each) for leaf, each in kept.items()}
+    assert len(all_kept(expression, kept)) == kept_size(expression, counts)
+
+
+@FEW
+@given(equations(), st.data())
+@in_time
+def test_a_picked_axis_that_meets_another(pairs, data):
+    """Its own base among them, where cycles go together."""
+    system = solve(pairs)
+    axis = data.draw(st.sampled_from([axis for pair in pairs for axis in pair]))
+    taken = system.pick(axis, data.draw(orders(axis.size)))
+    others = [each for pair in pairs for each in pair if each.size == axis.size]
+    other = data.draw(st.sampled_from(others))
+    system.unify(taken, other)
+    assert meaning(system, taken) == meaning(system, other)
+    for a, b in pairs:
+        assert meaning(system, a) == meaning(system, b)
 
 
 @FEW
@@ -438,3 +513,160 @@ def test_kept_indices_by_hand():
     kept = {h: np.array([1]), d: np.array([0, 2]), c: np.array([1])}
     assert all_kept(Sum((Product((h, d)), c)), kept) == [3, 5, 10]
     assert all_kept(Product((c, h)), {h: np.array([0, 2])}) == [0, 2, 3, 5]
+
+
+# -- other orders -----------------------------------------------------------------------------------
+
+
+def index(*numbers: int) -> order.Indices:
+    return np.array(numbers, dtype=np.int64)
+
+
+def shown(system: System, axis: Axis) -> str:
+    """Sizes, with a letter for each variable; what is in another order with its numbers."""
+    letters: dict[Dim, str] = {}
+
+    def show(each: Axis) -> str:
+        match each:
+            case Dim(size):
+                return f"{letters.setdefault(each, 'abcdefgh'[len(letters)])}{size}"
+            case Product(factors):
+                return f"({' '.join(map(show, factors))})" if factors else "1"
+            case Sum(parts):
+                return f"({' + '.join(map(show, parts))})"
+            case Reordered(inner, moved):
+                return f"{''.join(map(str, moved))}~{show(inner)}"
+
+    return show(system.expand(axis))
+
+
+def test_orders_are_composed_and_cancel():
+    system, dim = System(), Dim(4)
+    turned = system.pick(dim, index(1, 2, 0, 3))
+    assert shown(system, turned) == "1203~a4"
+    assert shown(system, system.pick(turned, index(3, 0, 2, 1))) == "3102~a4"
+    assert system.resolve(system.pick(turned, index(2, 0, 1, 3))) is dim
+
+
+def test_a_rotation_exchanges_two_parts():
+    system, dim = System(), Dim(7)
+    rolled = system.pick(dim, index(5, 6, 0, 1, 2, 3, 4))
+    assert (shown(system, dim), shown(system, rolled)) == ("(a5 + b2)", "(a2 + b5)")
+
+
+def test_an_order_of_a_product_is_one_of_its_factors():
+    """Also where it exchanges them: rows read as columns."""
+    system, axis = System(), Product((Dim(2), Dim(3)))
+    assert shown(system, system.pick(axis, index(5, 4, 3, 2, 1, 0))) == "(10~a2 210~b3)"
+    assert shown(system, system.pick(axis, index(0, 3, 1, 4, 2, 5))) == "(a3 b2)"
+    assert shown(system, system.pick(axis, index(0, 3, 1, 4, 5, 2))) == "031452~(a2 b3)"
+
+
+def test_an_order_of_a_sum_is_one_of_its_parts():
+    system, axis = System(), Sum((Dim(2), Product((Dim(2), Dim(3)))))
+    assert shown(system, system.pick(axis, index(7, 6, 5, 4, 3, 2, 1, 0))) == "((10~a2 210~b3) + 10~c2)"
+    assert shown(system, system.pick(axis, index(2, 0, 1, 3, 4, 5, 6, 7))) == "20134567~(a2 + (b2 c3))"
+
+
+def test_entries_are_told_apart_by_how_often_they_are_taken():
+    """Of six, two never, three once, one twice: the size that is left follows from counts."""
+    system, dim = System(), Dim(6)
+    taken = system.pick(dim, index(4, 0, 3, 3, 1))
+    assert shown(system, dim) == "230541~(a2 + b3 + 1)"
+    assert shown(system, taken) == "20341~(a3 + 1 + 1)"
+    assert not system.frozen
+
+
+def test_whole_blocks_of_a_product_are_taken_by_its_outer_factor():
+    system, axis = System(), Product((Dim(4), Dim(2)))
+    taken = system.pick(axis, index(4, 5, 2, 3, 4, 5, 2, 3))
+    assert shown(system, axis) == "(0231~(a2 + b2) c2)"
+    assert shown(system, taken) == "((10~a2 + 10~a2) b2)"
+
+
+def test_an_index_across_factors_freezes_both():
+    system, axis = System(), Product((Dim(4), Dim(2)))
+    taken = system.pick(axis, index(0, 3, 4), "an operator")
+    assert system.is_frozen(axis) and system.is_frozen(taken)
+    assert {cause.reason for cause in system.frozen.values()} == {"is read by index, across its factors"}
+
+
+def test_what_is_read_of_a_frozen_axis_is_frozen_for_the_same_reason():
+    system = System()
+    fixed = system.fixed(5, "an input of the model")
+    taken = system.pick(fixed, index(4, 4, 1))
+    assert [cause.reason for cause in system.frozen.values()] == ["an input of the model"] * 2
+    assert system.is_frozen(taken) and shown(system, fixed) == "a5"
+
+
+def test_a_mirror_of_itself_ties_pairs():
+    system, dim = System(), Dim(5)
+    system.unify(dim, system.pick(dim, index(4, 3, 2, 1, 0)))
+    assert shown(system, dim) == "(a2 + 1 + 10~a2)"
+
+
+def test_cycles_of_one_order_go_together():
+    """(0 2 4), (1 3 5), and 6 alone."""
+    system, dim = System(), Dim(7)
+    system.unify(system.pick(dim, index(2, 3, 4, 5, 0, 1, 6)), dim)
+    assert shown(system, dim) == "(a2 + a2 + a2 + 1)"
+
+
+def test_one_cycle_stays_and_says_so():
+    for moved in (index(1, 2, 3, 4, 0), index(2, 4, 0, 1, 3), index(1, 3, 4, 0, 2)):
+        system, dim = System(), Dim(5)
+        system.unify(dim, system.pick(dim, moved), "an operator")
+        assert system.is_frozen(dim)
+        assert {(cause.reason, cause.where) for cause in system.frozen.values()} == {
+            ("its entries are tied to each other around a cycle", "an operator")
+        }
+
+
+def test_entries_that_meet_a_frozen_one_are_frozen_alone():
+    """Two sums in each other's order: what meets the frozen part stays, the rest is free."""
+    system = System()
+    held, free, other = system.fixed(2, "held"), Dim(4), Dim(6)
+    mixed = system.pick(Sum((held, free)), index(2, 0, 3, 4, 1, 5))
+    system.unify(mixed, system.pick(other, index(5, 4, 3, 2, 1, 0)))
+    assert meaning(system, mixed) == meaning(system, Reordered(other, index(5, 4, 3, 2, 1, 0)))
+    removable = [entry for entry in meaning(system, other) if entry]
+    assert len(removable) == 4
+
+
+def test_an_order_leaves_room_for_structure_on_either_side():
+    """What a reordered variable is read as later, its own side becomes in another order."""
+    system, dim = System(), Dim(6)
+    turned = system.pick(dim, index(3, 0, 5, 1, 4, 2))
+    halves = system.factor(turned, 2)
+    assert halves is not None and shown(system, turned) == "(a3 b2)" and shown(system, dim) == "135042~(a3 b2)"
+    system, dim = System(), Dim(6)
+    turned = system.pick(dim, index(3, 0, 5, 1, 4, 2))
+    first, rest = system.cut(turned, 4) or (ONE, ONE)
+    assert (first.size, rest.size) == (4, 2)
+    assert meaning(system, turned) == meaning(system, Sum((first, rest)))
+    assert sorted(leaf.size for leaf in system.leaves(dim)) == [2, 4]
+
+
+def test_two_orders_of_one_axis_meet():
+    """A grouped convolution on either side of a shuffle that follows neither: nothing can be said but that it stays."""
+    system, axis = System(), Product((Dim(2), Dim(3)))
+    shuffled = system.pick(axis, index(0, 3, 1, 4, 5, 2))
+    system.unify(shuffled, Product((Dim(3), Dim(2))), "an operator")
+    assert system.is_frozen(axis)
+    assert {cause.reason for cause in system.frozen.values()} == {"boundaries that do not nest"}
+
+
+def test_kept_indices_of_another_order_by_hand():
+    dim = Dim(4)
+    turned = Reordered(dim, index(2, 0, 3, 1))
+    assert all_kept(turned, {dim: np.array([0, 3])}) == [1, 2]
+    assert all_kept(turned, {}) == [0, 1, 2, 3]
+    assert kept_size(turned, {dim: 2}) == 2
+
+
+def test_an_axis_without_its_order():
+    a, b, c = Dim(2), Dim(3), Dim(2)
+    axis = Sum((Reordered(Sum((a, b)), index(4, 0, 1, 2, 3)), Product((Reordered(c, index(1, 0)), a))))
+    plain = unordered(axis)
+    assert isinstance(plain, Sum) and plain.parts[:2] == (a, b)
+    assert isinstance(plain.parts[2], Product) and plain.parts[2].factors == (c, a)

@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OTHERS = "what comes back"
 LAYERS: list[set[str]] = [
     {"errors", "progress"},
+    {"order"},
     {"axis"},
     {"notation"},
     {"graph"},

@@ -62,6 +62,25 @@ def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> Path:
     return path
 
 
+class Shuffled(Net):
+    """Reads the channels by an index that is drawn anew in each instance: some never, some twice."""
+
+    def __init__(self) -> None:
+        super().__init__(24)
+        self.second = nn.Conv2d(20, 32, 3, padding=1)
+        self.register_buffer("index", torch.randint(0, 24, (20,)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.first(x)).relu()[:, self.index]
+        return self.head(self.second(x).relu().mean((2, 3)))
+
+
+def shuffled(seed: int = 0) -> Shuffled:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Shuffled().eval()
+
+
 def refused(path: Path, model: nn.Module | None = None) -> str:
     """The one message with which a plan file is refused, at loading or at applying."""
     with pytest.raises(PlanMismatch) as caught:
@@ -69,6 +88,65 @@ def refused(path: Path, model: nn.Module | None = None) -> str:
     message = str(caught.value)
     assert len(message) > 20 and "Traceback" not in message
     return message
+
+
+# -- stored indices -----------------------------------------------------------------------------------
+
+
+def test_an_index_is_renumbered_saved_and_loaded(tmp_path: Path) -> None:
+    """Another instance has another index: the plan knows the one it was made for, the state dict the new one."""
+    model, other = shuffled(0), shuffled(1)
+    plan = structprune.plan(model, 0.5, X, scope="uniform", verify="numeric")
+    small = plan.apply(model)
+    assert len(small.index) < len(model.index) and small.second.weight.shape[1] == len(small.index)
+    assert int(small.index.max()) < small.first.weight.shape[0] < 24
+    kept = [name for name in plan.keep if name.startswith("first.weight")]
+    assert len(kept) > 1
+    plan.save(tmp_path / "plan.json")
+    assert json.loads((tmp_path / "plan.json").read_text())["indices"] == {"index": model.index.tolist()}
+    assert same_state(Plan.load(tmp_path / "plan.json").apply(model), small)
+    before = copy.deepcopy(other.state_dict())
+    loaded = structprune.load(other, tmp_path / "plan.json", small.state_dict())
+    assert same_state(loaded, small) and torch.equal(loaded(X), small(X))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in other.state_dict().items())
+
+
+def test_an_index_of_other_numbers_is_refused(tmp_path: Path) -> None:
+    model = shuffled(0)
+    plan = structprune.plan(model, 0.5, X)
+    plan.save(tmp_path / "plan.json")
+    assert "the index 'index' of this Shuffled has other numbers" in refused(tmp_path / "plan.json", shuffled(1))
+    model.index.add_(1).remainder_(24)
+    with pytest.raises(PlanMismatch, match="other numbers than the plan was made for"):
+        plan.apply(model)
+
+
+@pytest.mark.parametrize(
+    "indices",
+    [
+        [],
+        {"index": 3},
+        {"index": [1, 2]},
+        {"index": [0.5] * 20},
+        {"index": [True] * 20},
+        {"index": [1 << 31] * 20},
+        {"index": [24] * 20},
+        {"nothing": []},
+        {"first.norm": [1]},
+        {"norm.weight": [2] * 24},
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_indices_in_a_file_that_cannot_be(tmp_path: Path, indices: Any) -> None:
+    model = shuffled(0)
+    structprune.plan(model, 0.5, X).save(tmp_path / "plan.json")
+    path = edit(tmp_path / "plan.json", lambda data: data.update(indices=indices))
+    state = copy.deepcopy(model.state_dict())
+    if indices:
+        refused(path, model)
+    with pytest.raises(PlanMismatch):
+        structprune.load(model, path, {})
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
 
 
 # -- equal results ------------------------------------------------------------------------------------

@@ -91,10 +91,19 @@ class Block(nn.Module):
                 self.one, self.two = nn.Linear(width, 3 * width), nn.Linear(width, width)
             case "excite" if is_image:
                 self.one = nn.Sequential(nn.Conv2d(width, out, 1), nn.ReLU(), nn.Conv2d(out, width, 1), nn.Sigmoid())
+            case "flip" | "roll":
+                pass
             case "scale":
                 self.scale = nn.Parameter(torch.randn(width, 1, 1) if is_image else torch.randn(width))
             case "pad":
                 self.out = width + 1 + option % 3
+            case "gather":
+                generator = torch.Generator().manual_seed(option)
+                self.out = width if option % 2 else out
+                index = torch.randperm(width, generator=generator)
+                self.register_buffer("index", index if option % 2 else index[torch.randint(0, width, (out,))])
+            case "stride" if width > 4:
+                self.out = len(range(option % 3, width, 2 + option % 4))
             case _:
                 self.kind = "nothing"
 
@@ -135,6 +144,16 @@ class Block(nn.Module):
                 return x * self.one(x.mean((2, 3), keepdim=True))
             case "scale":
                 return x * self.scale
+            case "flip":
+                return x.flip(self.axis) if self.option % 2 else x + x.flip(self.axis)
+            case "roll":
+                y = x.roll(self.option - 5, self.axis)
+                return y if self.option % 3 else x * y.sigmoid()
+            case "gather":
+                return x.index_select(self.axis % x.dim(), self.index)
+            case "stride":
+                return x[:, self.option % 3 :: 2 + self.option % 4] if self.is_image else (
+                    x[..., self.option % 3 :: 2 + self.option % 4])
             case "pad":
                 count = self.out - self.width
                 return F.pad(x, [0, 0, 0, 0, 0, count] if self.is_image else [count, 0])
@@ -163,7 +182,7 @@ class Net(nn.Module):
 
 
 KINDS = ("layer", "norm", "activation", "residual", "concat", "split", "gate", "slice", "shuffle", "heads", "grouped",
-         "attention", "excite", "scale", "pad")  # fmt: skip
+         "attention", "excite", "scale", "pad", "flip", "roll", "gather", "stride")  # fmt: skip
 specs = st.lists(
     st.tuples(st.sampled_from(KINDS), st.integers(0, 11), st.sampled_from(WIDTHS)), min_size=1, max_size=6
 )
@@ -242,13 +261,16 @@ def test_the_ratio_is_hit_or_refused(drawn: tuple[nn.Module, Tensor], ratio: flo
         more = torch.cat([inputs, inputs[:1]])
         assert small(more).shape[0] == 3
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-    # Each tensor of the result is a slice of the original, in order.
+    # Each tensor of the result is a slice of the original, in order; an index has its new numbers.
     analysis = structprune.analyze(model, inputs)
-    edits = Rewrite(analysis.solution, plan.kept(analysis)).edits()
+    rewrite = Rewrite(analysis.solution, plan.kept(analysis))
+    edits, numbers = rewrite.edits(), rewrite.numbers()
     for name, tensor in small.state_dict().items():
         expected = before[name]
         for axis, kept in edits.get(name, {}).items():
             expected = expected.index_select(axis, torch.from_numpy(kept))
+        if name in numbers:
+            expected = torch.from_numpy(numbers[name])[expected]
         assert torch.equal(tensor, expected), name
 
 

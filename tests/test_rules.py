@@ -19,7 +19,7 @@ from structprune.frontends.torch.lower import ENTRIES
 from structprune.graph import Op
 from structprune.rule import RULES, Meeting, Operand
 from structprune.testing import check
-from tests.rows import ROWS, Row, attended, axes_of, build, find_op
+from tests.rows import ROWS, SHUFFLED, Row, attended, axes_of, build, find_op
 
 TOLERANCE = 1e-9  # a share of the largest output, in float64
 
@@ -140,6 +140,12 @@ def reversed_parts(right: Callable[..., Meeting], op: Op, *operands: Operand) ->
     return meeting
 
 
+def inverse_order(right: Callable[..., Meeting], op: Op, *operands: Operand) -> Meeting:
+    meeting = right(op, *operands)
+    meeting.picked = [(taken, axis, index.argsort()) for taken, axis, index in meeting.picked]
+    return meeting
+
+
 WEIGHTS = ((12,),) * 2
 MUTATIONS = [
     Mutation("a transpose that keeps the order", "route", "t",
@@ -183,6 +189,15 @@ MUTATIONS = [
              Row("slice", lambda o, x: o(x, 1, 2, 9), ""), reversed_parts),
     Mutation("an attention with free positions and widths", "attention", "scaled_dot_product_attention",
              Row("scaled_dot_product_attention", attended, "", "tokens", ((12, 12),) * 3), changed(equal=[])),
+    Mutation("a flip that keeps the order", "pick", "flip",
+             Row("flip", lambda o, x: o(x, [1]), ""), keeps_order),
+    Mutation("an index read the other way round", "pick", "index_select",
+             Row("index_select", lambda o, x, i: o(x, 1, i), "", indices=(SHUFFLED,)), inverse_order),
+    Mutation("a roll to the wrong side", "pick", "roll", Row("roll", lambda o, x: o(x, [5], [1]), ""), inverse_order),
+    Mutation("a stored index that is not cut", "pick", "index",
+             Row("index", lambda o, x, i: o(x, [None, i]), "", indices=(SHUFFLED,)), with_attributes(covers=())),
+    Mutation("a stride from the wrong start", "slice", "slice",
+             Row("slice", lambda o, x: o(x, 1, 4, 11, 3), ""), with_attributes(start=2)),
     Mutation("a selection of the wrong index", "select", "select",
              Row("select", lambda o, x: o(x, 1, 11)[:, None], ""), reversed_parts),
     Mutation("a depthwise convolution whose weight is not tied", "conv", "conv2d",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
 
-from structprune.errors import InvalidArgument
+from structprune.errors import InvalidArgument, PlanMismatch
 from structprune.graph import Shape
 
 
@@ -24,6 +25,28 @@ def stored(model: Any) -> list[tuple[str, Any]]:
 def stored_shapes(model: Any) -> dict[str, Shape]:
     """The shapes of what a model stores."""
     return {name: tuple(tensor.shape) for name, tensor in stored(model)}
+
+
+def stored_numbers(model: Any, names: Iterable[str]) -> dict[str, list[int]]:
+    """The numbers in the named indices, row by row."""
+    tensors = dict(stored(model))
+    return {name: tensors[name].flatten().tolist() for name in names if name in tensors}
+
+
+@contextmanager
+def numbered(model: Any, numbers: Mapping[str, Sequence[int]]) -> Iterator[None]:
+    """A model whose indices have these numbers for a while."""
+    tensors = [(tensor, numbers[name]) for name, tensor in stored(model) if name in numbers]
+    if any(tensor.is_floating_point() for tensor, _ in tensors):
+        raise PlanMismatch(f"one of {', '.join(numbers)} holds no whole numbers: it cannot be an index")
+    before = [tensor.clone() for tensor, _ in tensors]
+    try:
+        for tensor, new in tensors:
+            tensor.copy_(tensor.new_tensor(new).reshape(tensor.shape))
+        yield
+    finally:
+        for (tensor, _), old in zip(tensors, before, strict=True):
+            tensor.copy_(old)
 
 
 def matching(names: Iterable[str], patterns: Sequence[str]) -> set[str]:

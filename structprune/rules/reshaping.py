@@ -5,7 +5,7 @@ from itertools import accumulate, pairwise
 from operator import mul
 from typing import cast
 
-from structprune.axis import ONE, Axis, Product, Sum, fresh
+from structprune.axis import ONE, Axis, Product, Sum, fresh, total
 from structprune.graph import Op, Shape
 from structprune.notation import parse
 from structprune.rule import Meeting, Operand, contract, rule
@@ -113,29 +113,24 @@ def split(op: Op, x: Operand) -> Meeting:
 
 @rule("slice")
 def slice_(op: Op, x: Operand) -> Meeting:
-    """x[start:end:step] along one axis; the axis is cut at both ends."""
+    """x[start:end:step] along one axis: the same entry of each block of `step` of them."""
     dim, start, end, step = (integer(op, name) for name in ("dim", "start", "end", "step"))
-    size = x.axes[dim].size
+    axis = x.axes[dim]
     count = len(range(start, end, step))
     meeting = Meeting([], [x.zero])
-    taken: Axis = x.axes[dim]
-    if count != size:
-        taken = fresh(count)
-        before = fresh(start) if start else Sum(())
-        span = count * step
-        if step == 1:
-            middle: Axis = taken
-        elif start + span <= size:
-            inner = fresh(step)
-            middle = Product((taken, inner))
-            meeting.frozen.append((inner, f"{op.name} takes every {step}th"))
-        else:
-            middle = fresh(end - start)
-            span = end - start
-            meeting.frozen.extend((axis, f"{op.name} with a step that does not divide") for axis in (middle, taken))
-        rest = size - start - span
-        after = fresh(rest) if rest > 0 else Sum(())
-        meeting.equal.append((x.axes[dim], Sum(tuple(part for part in (before, middle, after) if part.size))))
+    taken: Axis = axis
+    if count != axis.size:
+        first = start // step * step
+        # The axis may end inside of the last block: what is left of that one stays whole.
+        blocks = min(count, (axis.size - first) // step)
+        outer, inner = fresh(blocks), fresh(step)
+        before, after = fresh(first), fresh(axis.size - first - blocks * step)
+        taken = total((outer, *(ONE,) * (count - blocks)))
+        meeting.equal.append((axis, total((before, Product((outer, inner)), after))))
+        if step > 1:
+            meeting.frozen.append((inner, f"{op.name} takes one of every {step}"))
+        if blocks < count:
+            meeting.frozen.append((after, f"{op.name} takes one of what is left of {step}"))
         if x.is_parameter:
             # What a slice leaves of a parameter is kept: other inputs may read it.
             meeting.frozen.extend((part, f"{op.name} reads a part of a parameter") for part in (before, after))

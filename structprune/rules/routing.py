@@ -3,8 +3,9 @@
 from collections.abc import Container, Mapping, Sequence
 from typing import cast
 
-from structprune.axis import ONE, Axes, Axis, fresh
+from structprune.axis import ONE, Axes, Axis, fresh, product
 from structprune.graph import Op
+from structprune.order import Indices
 from structprune.rule import Meeting, Operand, rule
 
 Source = tuple[int, int]
@@ -48,6 +49,35 @@ def route(op: Op, *operands: Operand) -> Meeting:
             )
         meeting.outputs.append(tuple(axes))
         meeting.zero.append(tuple(zero))
+    return meeting
+
+
+@rule("pick")
+def pick(op: Op, x: Operand, index: Operand | None = None, other: Operand | None = None) -> Meeting:
+    """y[..., i, ...] = x[..., picks[i], ...], along one axis or several
+
+    covers: the output axes that those of the index are, where it is stored and can be made smaller;
+    shared: the axis of another tensor that was read by the same stored index: both lose the same entries.
+    """
+    meeting = Meeting([], [])
+    axes: list[Axis] = []
+    zero: list[bool] = []
+    picks = cast(Mapping[int, Indices], op.attributes["picks"])
+    for place, (axis, is_zero) in enumerate(zip(x.axes, x.zero, strict=True)):
+        if place not in picks:
+            axes.append(axis)
+            zero.append(is_zero)
+            continue
+        taken = [fresh(size) for size in picks[place].shape]
+        meeting.picked.append((product(taken), axis, picks[place].reshape(-1)))
+        axes.extend(taken)
+        zero.extend(is_zero for _ in taken)
+    covers = cast(Sequence[int], op.attributes.get("covers", ()))
+    if index is not None and covers:
+        meeting.equal.extend((axes[k], axis) for k, axis in zip(covers, index.axes, strict=True) if axis.size != 1)
+    if other is not None:
+        meeting.equal.append((x.axes[min(picks)], other.axes[cast(int, op.attributes["shared"])]))
+    meeting.outputs, meeting.zero = [tuple(axes)], [tuple(zero)]
     return meeting
 
 

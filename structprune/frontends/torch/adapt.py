@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import nn
 
-from structprune.axis import Axis, Dim, Product, Sum
+from structprune.axis import Axis, Dim, Product, Sum, unordered
 from structprune.errors import UnsupportedRatio
 from structprune.frontends.protocol import Choose, Constraints
 from structprune.frontends.torch.attention import fit_attention
@@ -25,6 +25,7 @@ from structprune.frontends.torch.capture import raised_at
 from structprune.frontends.torch.compare import Comparison, Difference
 from structprune.frontends.torch.lower import bind
 from structprune.frontends.torch.module import (
+    Edits,
     Unmended,
     by_module,
     fill,
@@ -119,11 +120,11 @@ class Adapter:
     def copy(self, rewrite: Rewrite) -> nn.Module:
         """A small copy: the one of the last attempt in new sizes, unless it has been filled."""
         if self.small is None or self.capture.is_real:
-            self.small = small_copy(self.model, rewrite.edits(), is_filled=self.capture.is_real)
+            self.small = small_copy(self.model, Edits.of(rewrite), is_filled=self.capture.is_real)
             self.unmended = unmended(self.small)
             return self.small
         restore(self.unmended)
-        resize(self.small, self.model, rewrite.edits())
+        resize(self.small, self.model, Edits.of(rewrite))
         return self.small
 
     def finish(
@@ -137,9 +138,9 @@ class Adapter:
         """The copy that was tried, if no time has passed; else a new one: the model may have been trained since."""
         if at_once:
             if not self.capture.is_real:
-                fill(tried, self.model, rewrite.edits())
+                fill(tried, self.model, Edits.of(rewrite))
             return tried
-        small = small_copy(self.model, rewrite.edits())
+        small = small_copy(self.model, Edits.of(rewrite))
         mend(small, mends, spared)
         fit_attention(small, self.model, rewrite, self.capture.aliases)
         return small
@@ -159,10 +160,10 @@ class Adapter:
         try:
             after = record_like(comparison.before, small, self.inputs)
         except Stopped as stopped:
-            found = comparison.first_difference(stopped.calls, stopped.inputs, stopped.constants, is_whole=False)
+            found = comparison.first_difference(stopped.calls, stopped.inputs, stopped.constants)
             cause = f"{type(stopped.cause).__name__}: {stopped.cause}{raised_at(stopped.cause)}"
             return found or Difference(comparison.next_index, cause, {}, {}), cause
-        found = comparison.first_difference(after.calls, after.inputs, after.constants)
+        found = comparison.first_difference(after.calls, after.inputs, after.constants, after.outputs)
         if found is None and not comparison.same_outputs(after):
             found = Difference(len(comparison.ops), "other outputs", {}, {})
         return found, ""
@@ -393,7 +394,7 @@ class Adapter:
 
     def tie(self, a: Axis, b: Axis) -> bool:
         """Equal counts for two axes; True if that is news."""
-        a, b = self.solution.expand(a), self.solution.expand(b)
+        a, b = (unordered(self.solution.expand(axis)) for axis in (a, b))
         if a is b:
             return False
         match a, b:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn import functional as F
 
-from structprune.axis import Indices
+from structprune.order import Indices
 from structprune.passes.rewrite import Rewrite
 
 Three = tuple[Tensor, Tensor, Tensor]

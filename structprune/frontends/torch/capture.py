@@ -40,6 +40,10 @@ from structprune.progress import doing
 
 # Frames of torch and of this package say nothing about the user's code.
 NOT_THE_USERS = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parents[2]}{os.sep}")
+# Operators that read by index.
+READERS = frozenset(("index", "index_select", "gather", "take_along_dim"))
+# Operators whose second tensor lends its shape and nothing else.
+SHAPED_LIKE = frozenset(("expand_as", "view_as", "reshape_as"))
 # Constants larger than this are not computed while recording: only their shape is kept.
 LARGEST_CONSTANT = 1 << 22
 
@@ -104,6 +108,9 @@ class Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
         self._values: dict[int, tuple[Tensor, Value]] = {}
         self._metas: dict[int, Tensor] = {}
         self._trained: set[str] = set()
+        # What the numbers of the inputs, or chance, had a part in; and whether it was written where others may read it.
+        self.varying: set[Value] = set()
+        self.is_spread = False
         for tensors, is_trained in ((model.named_parameters, True), (model.named_buffers, False)):
             for name, tensor in tensors(remove_duplicate=False):
                 self._register(name, tensor, is_trained)
@@ -180,7 +187,7 @@ class Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
 
     def _writes_stored(self, function: Any, tensors: Sequence[Tensor]) -> bool:
         """The operator would write into the model's own memory."""
-        return bool(function._schema.is_mutable) and any(
+        return function_writes(function) and any(
             not isinstance(tensor, Ghost) and tensor.untyped_storage().data_ptr() in self._storages
             for tensor in tensors
         )
@@ -215,7 +222,8 @@ class Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
 
     def _record(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         tensors = list(tensors_in((args, kwargs)))
-        is_constant = all(map(self._is_known, tensors)) and not self._writes_stored(function, tensors)
+        read = tensors[:1] if function._opname in SHAPED_LIKE else tensors
+        is_constant = all(map(self._is_known, read)) and not self._writes_stored(function, tensors)
         call = Call(
             function,
             map_tensors(args, self.value),
@@ -226,6 +234,8 @@ class Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
             self.is_real or torch.is_grad_enabled(),
             region(function, tensors, self.nesting),
         )
+        if function._opname in READERS and not self.is_real:
+            call.known = self._indices(call, tensors[1:])
         # Before it runs: if it raises, the last call tells which sizes the model asked for.
         self.calls.append(call)
         doing("recording operator", len(self.calls))
@@ -251,6 +261,8 @@ class Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
             call.outputs.append(value)
             if pointer(tensor):
                 self._made[place(tensor)] = value
+        if not self.is_real:
+            self._follow(call, tensors, is_constant)
         return result
 
     def _answer(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -262,6 +274,20 @@ class Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
         self.answers.append((function, answer))
         # The model may write into what it is given.
         return map_tensors(answer, Tensor.clone)
+
+    def _follow(self, call: Call, tensors: Sequence[Tensor], is_constant: bool) -> None:
+        """Keep apart what is the same in every run from what the numbers of the inputs, or chance, had a part in."""
+        is_written = function_writes(call.target) and bool(tensors) and is_index(tensors[0])
+        if not is_constant:
+            self.is_spread |= is_written
+        elif torch.Tag.nondeterministic_seeded in call.target.tags or any(v in self.varying for v in call.tensors()):
+            self.varying.update(call.outputs)
+            self.is_spread |= is_written
+
+    def _indices(self, call: Call, tensors: Sequence[Tensor]) -> dict[Value, Tensor]:
+        """The numbers of whole-number tensors that are the same in every run."""
+        found = {self.value(tensor): tensor for tensor in tensors if self._is_known(tensor) and is_index(tensor)}
+        return {value: tensor.detach().cpu().clone() for value, tensor in found.items() if value not in self.varying}
 
     def _wrap(self, result: Any, device: torch.device, arguments: Sequence[Tensor], is_in_place: bool) -> Any:
         """Ghosts for the meta tensors of a result; an argument given back stays itself."""
@@ -290,6 +316,15 @@ class Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
                 break
             frame = frame.f_back
         return Where("", self.modules[-1] if self.modules else "")
+
+
+def function_writes(function: Any) -> bool:
+    return bool(function._schema.is_mutable)
+
+
+def is_index(tensor: Tensor) -> bool:
+    """Whole numbers, more than one: a counter is no index."""
+    return tensor.dtype in (torch.int32, torch.int64) and tensor.dim() > 0 and tensor.device.type != "meta"
 
 
 def pointer(tensor: Tensor) -> int:
@@ -441,6 +476,7 @@ def record(
         return ghost
 
     args, kwargs = map_tensors(inputs[0], enter), map_tensors(inputs[1], enter)
+    recorder.varying.update(entering)
     with ExitStack() as stack:
         for context in (
             left_as_found(model, is_real, training),
@@ -461,6 +497,9 @@ def record(
             "nothing says what the smaller model must compute"
         )
     outputs = [recorder.value(tensor) for tensor in tensors_in(result)]
+    if recorder.is_spread:
+        for call in recorder.calls:
+            call.known = {}
     return Capture(
         calls=recorder.calls,
         inputs=entering,

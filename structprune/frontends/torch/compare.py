@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
+from structprune.frontends.torch.index import makers, reading_of, renumbered
 from structprune.frontends.torch.lower import bind, find_entry
 from structprune.frontends.torch.module import new_arguments
 from structprune.frontends.torch.record import Call, Capture
@@ -42,15 +44,24 @@ class Comparison:
         calls: Sequence[Call],
         inputs: Sequence[Value],
         constants: Mapping[Value, torch.Tensor],
-        is_whole: bool = True,
+        outputs: Sequence[Value] | None = None,
     ) -> Difference | None:
-        """None where every call is the same, with the literals and shapes of the rewritten graph."""
+        """None where every call is the same, with the literals and shapes of the rewritten graph.
+
+        Without outputs, the model stopped: what it did until then is compared.
+        """
         self.names: dict[Value, Value] = dict(zip(self.before.inputs, inputs, strict=False))
         self.constants = constants
         self.old_same: dict[Value, Value] = {}
         self.new_same: dict[Value, Value] = {}
-        olds = [(index, op) for index, op in enumerate(self.ops) if not self.passes(op.source[0], self.old_same)]
-        news = [call for call in calls if not self.passes(call, self.new_same)]
+        # How a constant index is made does not count, only its numbers do.
+        skipped = makers([op.source[0] for op in self.ops], self.before.outputs) | makers(calls, outputs or ())
+        olds = [
+            (index, op)
+            for index, op in enumerate(self.ops)
+            if op.source[0] not in skipped and not self.passes(op.source[0], self.old_same)
+        ]
+        news = [call for call in calls if call not in skipped and not self.passes(call, self.new_same)]
         # Where the model stopped without an operator of its own to blame, the next one never came.
         self.next_index = olds[min(len(news), len(olds) - 1)][0] if olds else 0
         for (index, op), new in zip(walk(olds, "comparing operator"), news, strict=False):
@@ -64,7 +75,7 @@ class Comparison:
                     index, problem, as_numbers(expected, self.before.constants), as_numbers(found, constants)
                 )
             self.names.update(zip(call.outputs, new.outputs, strict=False))
-        if is_whole and len(olds) != len(news):
+        if outputs is not None and len(olds) != len(news):
             return Difference(olds[min(len(olds), len(news)) - 1][0], "another number of operators", {}, {})
         return None
 
@@ -96,7 +107,10 @@ class Comparison:
         else:
             found = bind(new.target, new.args, new.kwargs)
             for name, value in {**bind(old.target, old.args, old.kwargs), **changes}.items():
-                if not self.same(value, found.get(name)):
+                if old.known and name in ("index", "indices"):
+                    if not self.same_index(value, found.get(name), old, new):
+                        return "an index of other numbers"
+                elif not self.same(value, found.get(name)):
                     return f"{name}={plain(found.get(name))} in place of {plain(value)}"
         if len(old.outputs) != len(new.outputs):
             return "another number of results"
@@ -104,6 +118,19 @@ class Comparison:
             if self.rewrite.shape(before) != after.shape:
                 return f"a result of shape {after.shape} in place of {self.rewrite.shape(before)}"
         return None
+
+    def same_index(self, value: Any, found: Any, old: Call, new: Call) -> bool:
+        """Constant indices have the same numbers, where they read what becomes smaller those of the smaller model."""
+        if old.reading is not None:
+            reading = reading_of(new) if new.known else None
+            expected = renumbered(old.reading, old.outputs[0], self.rewrite)
+            return reading is not None and np.array_equal(reading.index, expected)
+        if isinstance(value, list | tuple) and isinstance(found, list | tuple):
+            pairs = zip(value, found, strict=False)
+            return len(value) == len(found) and all(self.same_index(a, b, old, new) for a, b in pairs)
+        if value in old.known and found in new.known:
+            return torch.equal(old.known[value], new.known[found])
+        return self.same(value, found)
 
     def same(self, old: Any, new: Any) -> bool:
         if isinstance(old, list | tuple):

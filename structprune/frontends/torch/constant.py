@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from structprune.axis import Axis, Dim, Indices, Kept, Mask, Product, Sum, variables
+from structprune.axis import Axis, Dim, Kept, Mask, Product, Reordered, Sum, variables
+from structprune.order import Indices
 from structprune.passes.rewrite import Rewrite
 
 
@@ -96,6 +97,8 @@ def positions(axis: Axis, dim: Dim) -> Indices:
                 inner = positions(factor, dim)
                 result = np.maximum(result[:, None], inner[None, :]).reshape(-1)
             return result
+        case Reordered(whole, entries):
+            return positions(whole, dim)[entries]
 
 
 def everywhere(mask: Mask, index: Indices) -> Mask:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from math import prod
 from typing import Any
 
@@ -19,13 +19,15 @@ from structprune.frontends.torch.adapt import Adapter
 from structprune.frontends.torch.capture import capture
 from structprune.frontends.torch.constant import Constants
 from structprune.frontends.torch.follow import constants
-from structprune.frontends.torch.graph_module import build_graph_module
+from structprune.frontends.torch.graph_module import build_graph_module, other_runs
+from structprune.frontends.torch.index import settle, settles_with
 from structprune.frontends.torch.inputs import describe, read, restore
 from structprune.frontends.torch.lower import lower
 from structprune.frontends.torch.module import arrays, sliced, stored
 from structprune.frontends.torch.oracle import expected_outputs, largest_error, outputs_of_own_code, zeroed
 from structprune.frontends.torch.record import Arguments, Capture, Stopped, map_tensors, tensors_in
 from structprune.frontends.torch.training import (
+    EVAL_MODE,
     choice_for_graph,
     difference_in_training,
     further_heads,
@@ -47,6 +49,7 @@ class TorchFrontend:
         self.arguments = arguments
         self.capture = capture
         self.captures = [capture, *further_heads(model, arguments, capture)]
+        settle(self.captures, partial(other_runs, model, arguments))
         self.graph: Graph = lower(capture)
         for other in self.captures[1:]:
             self.graph = self.graph.joined(lower(other))
@@ -116,7 +119,11 @@ class TorchFrontend:
         """The model in training, where that is another computation; or why nobody can say."""
         if len(self.captures) > 1:
             return None, ""
-        return difference_in_training(self.model, self.arguments, self.capture)
+        training, note = difference_in_training(self.model, self.arguments, self.capture)
+        other_sizes = partial(other_runs, self.model, self.arguments)
+        if training is not None and not settles_with(self.captures, training, other_sizes):
+            return None, f"{EVAL_MODE}: there it does more with an index than to read by it"
+        return training, note
 
     def free(self, solution: Solution) -> Mapping[Dim, Mask]:
         return self.constants(solution).free

@@ -8,14 +8,25 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
 from structprune.errors import CaptureError, UnsupportedModel
 from structprune.frontends.torch.autocast import under_autocast
+from structprune.frontends.torch.index import renumbered
 from structprune.frontends.torch.lower import bind
-from structprune.frontends.torch.module import new_arguments, sliced, stored
-from structprune.frontends.torch.record import Arguments, Call, Capture, Stopped, map_tensors, rebuilt_like
+from structprune.frontends.torch.module import Edits, new_arguments, stored
+from structprune.frontends.torch.record import (
+    Arguments,
+    Call,
+    Capture,
+    Reading,
+    Stopped,
+    map_tensors,
+    rebuilt_like,
+    tensors_in,
+)
 from structprune.frontends.torch.shrunk_graph import ShrunkGraph
 from structprune.frontends.torch.training import FLAGS, record_like
 from structprune.graph import Op, Value
@@ -30,7 +41,7 @@ def build_graph_module(
 
     A second capture is the model in training; `ops` are those of all captures, one after another.
     """
-    root = tree(model, rewrite.edits())
+    root = tree(model, Edits.of(rewrite))
     left = iter(ops)
     graphs = [
         _Builder(model, inputs, capture, list(islice(left, len(capture.calls))), rewrite, root).build()
@@ -58,6 +69,7 @@ class _Builder:
         self.nodes: dict[Value, fx.Node] = {}
         self.root = root
         self.names = {name for name, _ in model.named_modules()}
+        self.suffix = "_in_training" * capture.training
         self.others = other_runs(model, inputs, capture)
 
     def build(self) -> fx.Graph:
@@ -99,7 +111,7 @@ class _Builder:
             if value.parameter is not None:
                 target = value.parameter
             else:
-                target = f"_{value.name}{'_in_training' * self.capture.training}"
+                target = f"_{value.name}{self.suffix}"
                 self.root.register_buffer(target, self.capture.constants[value], persistent=False)
             found = self.nodes[value] = self.graph.get_attr(target)
         return found
@@ -117,6 +129,8 @@ class _Builder:
             }
         elif arguments is not None:
             arguments.update(changes)
+            if call.reading is not None and call.reading.stored is None:
+                target, arguments = self.read(call, call.reading, arguments)
         if arguments is None:
             args, kwargs = self.mapped(call.args), self.mapped(call.kwargs)
         else:
@@ -133,6 +147,17 @@ class _Builder:
         is_single = len(call.outputs) == 1 and returns_one(call)
         for place, value in enumerate(call.outputs):
             self.nodes[value] = node if is_single else self.graph.call_function(operator.getitem, (node, place))
+
+    def read(self, call: Call, reading: Reading, arguments: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Where an index is made in forward and the axis loses entries, another constant takes its place."""
+        index = renumbered(reading, call.outputs[0], self.rewrite)
+        if np.array_equal(index, reading.index):
+            return call.target, arguments
+        value, name = Value("index", index.shape), f"_index_of_{call.outputs[0].name}{self.suffix}"
+        device = next(self.model.parameters()).device
+        self.root.register_buffer(name, torch.from_numpy(index).to(device), persistent=False)
+        self.nodes[value] = self.graph.get_attr(name)
+        return torch.ops.aten.index.Tensor, {"self": reading.base, "indices": [None] * reading.dim + [value]}
 
     def mapped(self, structure: Any) -> Any:
         if isinstance(structure, Value):
@@ -242,7 +267,7 @@ def is_impure(node: fx.Node) -> bool:
     return has_effect or (schema is not None and bool(schema.is_mutable))
 
 
-def tree(model: nn.Module, edits: Mapping[str, Any]) -> nn.Module:
+def tree(model: nn.Module, edits: Edits) -> nn.Module:
     """Bare modules under the names of the model's own, with the smaller parameters; tied ones stay tied."""
     for name in ("graph", "code", "in_training"):
         if any(name in vars(model)[store] for store in ("_modules", "_parameters", "_buffers")):
@@ -266,7 +291,7 @@ def tree(model: nn.Module, edits: Mapping[str, Any]) -> nn.Module:
     for name, tensor in stored(model):
         small = made.get(id(tensor))
         if small is None:
-            data = sliced(tensor, edits[name]) if name in edits else tensor.detach().clone()
+            data = edits.smaller(name, tensor)
             small = nn.Parameter(data, requires_grad=tensor.requires_grad) if id(tensor) in parameters else data
             made[id(tensor)] = small
         owner_name, _, last = name.rpartition(".")
@@ -290,7 +315,10 @@ def other_runs(model: nn.Module, inputs: Arguments, capture: Capture) -> list[Ca
 
     found: list[Capture] = []
     tried: list[Sequence[int]] = []
+    rank = max((tensor.dim() for tensor in tensors_in(inputs)), default=0)
     for axes, factor in (((0,), 3), ((1,), 2), ((2,), 1.5), ((3,), 1.5), ((4,), 1.5), ((2, 3), 2)):
+        if axes[0] >= rank:
+            continue
         try:
             with within("other sizes"):
                 other = record_like(capture, model, resized(axes, factor))

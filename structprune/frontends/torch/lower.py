@@ -44,6 +44,8 @@ class Lowered:
 
 Entry = Callable[[Call, Bound], Lowered]
 ENTRIES: dict[str, Entry] = {}
+# The entries of operators that hand on the numbers of their first tensor, in another shape at most.
+MOVES: set[Entry] = set()
 
 
 def entry(*names: str) -> Callable[[Entry], Entry]:
@@ -57,6 +59,12 @@ def entry(*names: str) -> Callable[[Entry], Entry]:
         return function
 
     return register
+
+
+def moves(function: Entry) -> Entry:
+    """Mark an entry: the result holds the numbers of the first tensor, and no others."""
+    MOVES.add(function)
+    return function
 
 
 def qualified_name(target: Any) -> str:

@@ -4,18 +4,41 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from structprune.axis import Indices
 from structprune.errors import UnsupportedModel
 from structprune.frontends.torch.lower import bind
 from structprune.frontends.torch.record import Call
+from structprune.order import Indices
 from structprune.passes.rewrite import Rewrite
 
-Edits = Mapping[str, Mapping[int, Indices]]
+
+@dataclass(frozen=True, slots=True)
+class Edits:
+    """What stays along each axis of what a model stores, and what the numbers of stored indices become."""
+
+    kept: Mapping[str, Mapping[int, Indices]]
+    numbers: Mapping[str, Indices]
+
+    @classmethod
+    def of(cls, rewrite: Rewrite) -> Edits:
+        return cls(rewrite.edits(), rewrite.numbers())
+
+    def touch(self, name: str) -> bool:
+        return name in self.kept or name in self.numbers
+
+    def smaller(self, name: str, tensor: Tensor) -> Tensor:
+        """The stored tensor as it is in the smaller model."""
+        result = sliced(tensor, self.kept[name]) if name in self.kept else tensor.detach().clone()
+        if name in self.numbers:
+            numbers = torch.from_numpy(self.numbers[name]).to(result)
+            # Negative numbers count from the end.
+            result = numbers[result % len(numbers)]
+        return result
 
 
 # Entries that are copied in one go where two axes are cut: what lies between them stays in the cache.
@@ -59,10 +82,10 @@ def small_copy(model: nn.Module, edits: Edits, is_filled: bool = True) -> nn.Mod
     memo: dict[int, Any] = {id(tensor): tensor.detach().clone() for tensor in computed(model)}
     trained = {id(parameter) for parameter in model.parameters()}
     for name, tensor in stored(model):
-        if id(tensor) in memo or (name not in edits and (is_filled or id(tensor) not in trained)):
+        if id(tensor) in memo or (not edits.touch(name) and (is_filled or id(tensor) not in trained)):
             continue
         is_empty = not is_filled and id(tensor) in trained
-        small = empty(tensor, edits.get(name, {})) if is_empty else sliced(tensor, edits[name])
+        small = empty(tensor, edits.kept.get(name, {})) if is_empty else edits.smaller(name, tensor)
         if isinstance(tensor, nn.Parameter):
             replacement: Tensor = nn.Parameter(small, requires_grad=tensor.requires_grad)
         else:
@@ -97,14 +120,16 @@ def resize(small: nn.Module, model: nn.Module, edits: Edits) -> None:
     """Give an unfilled copy other sizes."""
     originals = dict(stored(model))
     trained = {id(parameter) for parameter in small.parameters()}
+    # Edits name a tensor that has several names by the first of them.
+    first_names = {id(tensor): name for name, tensor in reversed(list(stored(small)))}
     for name, tensor in stored(small):
+        if first_names[id(tensor)] != name:
+            continue
         original = originals[name]
         if id(tensor) in trained:
-            tensor.data = empty(original, edits.get(name, {}))
-        elif name in edits:
-            tensor.data = sliced(original, edits[name])
+            tensor.data = empty(original, edits.kept.get(name, {}))
         else:
-            tensor.data = original.detach().clone()
+            tensor.data = edits.smaller(name, original)
 
 
 def empty(tensor: Tensor, axes: Mapping[int, Indices]) -> Tensor:
@@ -116,8 +141,7 @@ def fill(small: nn.Module, model: nn.Module, edits: Edits) -> None:
     """Give the parameters of an unfilled copy their values."""
     originals = dict(stored(model))
     for name, parameter in small.named_parameters():
-        original = originals[name]
-        parameter.data = sliced(original, edits[name]) if name in edits else original.detach().clone()
+        parameter.data = edits.smaller(name, originals[name])
 
 
 def computed(model: nn.Module) -> Iterator[Tensor]:

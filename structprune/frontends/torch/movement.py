@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from structprune.frontends.torch.lower import Bound, Lowered, Resized, entry, opaque
-from structprune.frontends.torch.record import Call, values_in
+import numpy as np
+
+from structprune.frontends.torch.lower import Bound, Lowered, Resized, entry, moves, opaque
+from structprune.frontends.torch.record import Call, Reading, values_in
 from structprune.graph import Value
 
 Route = list[list[tuple[int, int]]]
@@ -17,6 +19,7 @@ def new_sizes(new: Resized, value: Value, given: Sequence[int]) -> list[int]:
     return [old if old == -1 else size for old, size in zip(given, new.shape(value), strict=True)]
 
 
+@moves
 @entry("view", "reshape", "_unsafe_view", "_reshape_copy", "view_copy")
 def view(call: Call, a: Bound) -> Lowered:
     if "size" not in a and "shape" not in a:
@@ -26,16 +29,19 @@ def view(call: Call, a: Bound) -> Lowered:
     return Lowered("reshape", [a["self"]], {}, lambda new: {name: new_sizes(new, output, a[name])})
 
 
+@moves
 @entry("flatten")
 def flatten(call: Call, a: Bound) -> Lowered:
     return Lowered("reshape", [a["self"]])
 
 
+@moves
 @entry("view_as", "reshape_as")
 def view_as(call: Call, a: Bound) -> Lowered:
     return Lowered("reshape", [a["self"]])
 
 
+@moves
 @entry("unflatten")
 def unflatten(call: Call, a: Bound) -> Lowered:
     output, sizes = call.outputs[0], a["sizes"]
@@ -87,6 +93,7 @@ def straight(x: Value) -> Route:
     return [[(0, axis)] for axis in range(len(x.shape))]
 
 
+@moves
 @entry("permute", "transpose", "t", "numpy_T", "mT", "swapaxes", "swapdims", "movedim", "adjoint")
 def permute(call: Call, a: Bound) -> Lowered:
     x = a["self"]
@@ -109,6 +116,7 @@ def permute(call: Call, a: Bound) -> Lowered:
     return routed(call, {"self": x}, [[(0, axis)] for axis in order])
 
 
+@moves
 @entry("unsqueeze")
 def unsqueeze(call: Call, a: Bound) -> Lowered:
     route = straight(a["self"])
@@ -116,6 +124,7 @@ def unsqueeze(call: Call, a: Bound) -> Lowered:
     return routed(call, a, route)
 
 
+@moves
 @entry("squeeze")
 def squeeze(call: Call, a: Bound) -> Lowered:
     x = a["self"]
@@ -124,6 +133,7 @@ def squeeze(call: Call, a: Bound) -> Lowered:
     return routed(call, a, [[(0, k)] for k, size in enumerate(x.shape) if not (k in dims and size == 1)])
 
 
+@moves
 @entry("contiguous", "clone", "detach", "alias", "dropout", "feature_dropout", "alpha_dropout", "_to_copy", "to",
        "type_as", "lift_fresh", "lift_fresh_copy", "lift", "requires_grad", "detach_copy", "resolve_conj",
        "resolve_neg", "positive", "native_dropout", "fake_quantize_per_tensor_affine", "data")  # fmt: skip
@@ -211,7 +221,8 @@ def slice_(call: Call, a: Bound) -> Lowered:
         start, end, step = slice(a["start"], a["end"], a["step"]).indices(size)
 
     def literals(new: Resized) -> dict[str, Any]:
-        first, last = new.before(x, dim, start), new.before(x, dim, end)
+        # Blocks of `step` entries go or stay as a whole.
+        first, last = new.before(x, dim, start // step * step) + start % step, new.before(x, dim, end)
         if "length" in a:
             return {"start": first, "length": last - first}
         if new.shape(x)[dim] == size or len(range(start, end, step)) == size:
@@ -239,6 +250,7 @@ def select(call: Call, a: Bound) -> Lowered:
     return Lowered("select", [x], {"dim": dim, "index": index}, literals)
 
 
+@moves
 @entry("expand", "broadcast_to", "expand_copy")
 def expand(call: Call, a: Bound) -> Lowered:
     x, output = a["self"], call.outputs[0]
@@ -251,6 +263,7 @@ def expand(call: Call, a: Bound) -> Lowered:
     return Lowered("route", [x], attributes, lambda new: {"size": new_sizes(new, output, a["size"])})
 
 
+@moves
 @entry("expand_as")
 def expand_as(call: Call, a: Bound) -> Lowered:
     x, other = a["self"], a["other"]
@@ -355,8 +368,38 @@ def along(why: str, keeps_zero: bool) -> Any:
 
 
 entry("softmax", "_softmax", "log_softmax", "_log_softmax", "_safe_softmax")(along("is taken over it", False))
-entry("cumsum", "cumprod", "cummax", "roll", "flip", "rot90")(along("orders its positions", True))
+entry("cumsum", "cumprod", "cummax", "rot90")(along("orders its positions", True))
 entry("sort", "argsort", "topk", "logcumsumexp")(along("orders its positions", False))
+
+
+@entry("flip")
+def flip(call: Call, a: Bound) -> Lowered:
+    x = a["self"]
+    axes = {dim % len(x.shape) for dim in a["dims"]}
+    return Lowered("pick", [x], {"picks": {axis: np.arange(x.shape[axis])[::-1] for axis in axes}})
+
+
+@entry("roll")
+def roll(call: Call, a: Bound) -> Lowered:
+    x, shifts = a["self"], list(a["shifts"])
+    if not a["dims"] and len(x.shape) != 1:
+        return opaque(call, "it rolls all axes as one")
+    axes = [dim % len(x.shape) for dim in a["dims"] or [0]]
+    if len(set(axes)) != len(axes):
+        return opaque(call, "it rolls an axis twice")
+    sizes = [x.shape[axis] for axis in axes]
+
+    def literals(new: Resized) -> dict[str, Any]:
+        after = list(shifts)
+        for k, (axis, shift, size) in enumerate(zip(axes, shifts, sizes, strict=True)):
+            if new.shape(x)[axis] != size:
+                # A shift of -k brings the first k entries to the end, one of k the last k to the front.
+                front = new.before(x, axis, -shift % size)
+                after[k] = -front if shift < 0 else new.shape(x)[axis] - front
+        return {"shifts": after}
+
+    picks = {axis: (np.arange(size) - shift) % size for axis, shift, size in zip(axes, shifts, sizes, strict=True)}
+    return Lowered("pick", [x], {"picks": picks}, literals)
 
 
 @entry("tril", "triu")
@@ -398,8 +441,24 @@ def embedding(call: Call, a: Bound) -> Lowered:
     return Lowered("route", [weight, indices], {"routes": [route], "whole": {(0, 0): "reads it by index"}})
 
 
+def read(reading: Reading) -> Lowered:
+    """One axis read by an index whose numbers are known."""
+    rank = len(reading.base.shape) if len(reading.value.shape) > reading.index.ndim else reading.index.ndim
+    first = 0 if rank > reading.index.ndim else reading.dim
+    attributes: dict[str, Any] = {"picks": {reading.dim: reading.index}, "is_steady": reading.is_steady}
+    inputs = [reading.base, reading.value]
+    if reading.stored is not None:
+        attributes.update(stored=reading.stored, covers=range(first, first + rank))
+    if reading.other is not None:
+        inputs.append(reading.other[0])
+        attributes["shared"] = reading.other[1]
+    return Lowered("pick", inputs, attributes)
+
+
 @entry("index_select")
 def index_select(call: Call, a: Bound) -> Lowered:
+    if call.reading is not None:
+        return read(call.reading)
     x, dim = a["self"], a["dim"] % len(a["self"].shape)
     route: Route = [[] if k == dim else [(0, k)] for k in range(len(x.shape))]
     whole = {(0, dim): "reads it by index", (1, 0): "reads it by index"}
@@ -409,6 +468,8 @@ def index_select(call: Call, a: Bound) -> Lowered:
 @entry("index")
 def index(call: Call, a: Bound) -> Lowered:
     """x[i, :, j]: the indexed axes give way to those of the indices, broadcast."""
+    if call.reading is not None:
+        return read(call.reading)
     x, tensors, route, whole = indexed(a)
     if len(route) != len(call.outputs[0].shape):
         return opaque(call)
@@ -501,6 +562,8 @@ def scatter(call: Call, a: Bound) -> Lowered:
 
 @entry("gather", "take_along_dim")
 def gather(call: Call, a: Bound) -> Lowered:
+    if call.reading is not None:
+        return read(call.reading)
     x, chosen = a["self"], a.get("index", a.get("indices"))
     dim = a["dim"] % len(x.shape)
     route: Route = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
@@ -10,15 +10,37 @@ import torch
 from torch import Tensor
 
 from structprune.graph import Value, Where
+from structprune.order import Indices
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 # An autocast region of the model: the device type, the type it casts to, and whether it is on.
 Region = tuple[str, torch.dtype, bool]
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One axis of a tensor, read by an index whose numbers are known.
+
+    stored: the buffer that holds the index, where its numbers serve nothing but to read;
+    other: another tensor and its axis that is read by the same buffer;
+    is_steady: tells of an index made in forward whether inputs of other sizes give the same one.
+    """
+
+    base: Value
+    dim: int
+    value: Value
+    index: Indices
+    stored: str | None = None
+    other: tuple[Value, int] | None = None
+    is_steady: Callable[[], bool] | None = None
+
+
 @dataclass(slots=True, eq=False)
 class Call:
-    """One recorded operator; tensors among its arguments are `Value`s."""
+    """One recorded operator; tensors among its arguments are `Value`s.
+
+    `known` are the numbers of constant indices, as they were when the operator ran.
+    """
 
     target: Any
     args: tuple[Any, ...]
@@ -27,6 +49,8 @@ class Call:
     where: Where
     with_grad: bool = True
     region: Region | None = None
+    known: Mapping[Value, Tensor] = field(default_factory=dict)
+    reading: Reading | None = None
 
     def tensors(self) -> Iterator[Value]:
         """The values among the arguments."""
