@@ -42,6 +42,13 @@ class Realized:
     note: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Described:
+    """Inputs as a plan describes them: shapes and types, no data."""
+
+    data: Any
+
+
 class Frontend(Protocol):
     """A model, read."""
 

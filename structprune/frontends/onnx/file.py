@@ -1,0 +1,123 @@
+"""Model files: read with errors that say what is wrong, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import DecodeError
+
+from structprune.errors import InvalidArgument, UnsupportedModel
+
+# Protobuf cannot hold more in one message.
+LARGEST_FILE = 2**31 - 1
+
+
+def open_model(model: Any) -> ir.Model:
+    """A path, a ModelProto or an onnx_ir.Model, read. Weights stay where they are until they are asked for."""
+    if isinstance(model, ir.Model):
+        return model
+    if isinstance(model, onnx.ModelProto):
+        return from_proto(model, "the ModelProto")
+    return load(Path(model))
+
+
+def load(path: Path) -> ir.Model:
+    if path.is_dir():
+        raise UnsupportedModel(f"{path} is a folder; give the .onnx file in it")
+    try:
+        proto = onnx.load(path, load_external_data=False)
+    except OSError as error:
+        raise UnsupportedModel(f"{path} cannot be read: {error.strerror or error}") from error
+    except (DecodeError, ValueError) as error:
+        raise UnsupportedModel(f"{path} is not an ONNX file, or only a part of one: {error}") from error
+    model = from_proto(proto, str(path))
+    ir.external_data.set_base_dir(model.graph, path.parent)
+    for tensor in external_tensors(model):
+        check_external(tensor, path)
+    return model
+
+
+def from_proto(proto: onnx.ModelProto, name: str) -> ir.Model:
+    if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
+        raise UnsupportedModel(f"{name} holds no graph: it is not an ONNX model, or only a part of one")
+    if not proto.opset_import:
+        raise UnsupportedModel(f"{name} does not say which operator set it uses")
+    for opset in proto.opset_import:
+        newest = onnx.defs.onnx_opset_version()
+        if opset.domain in ("", "ai.onnx") and opset.version > newest:
+            raise UnsupportedModel(
+                f"{name} uses version {opset.version} of ONNX's operators; the installed onnx knows them up to "
+                f"{newest}: update it"
+            )
+    try:
+        return ir.from_proto(proto)
+    except Exception as error:
+        raise UnsupportedModel(f"{name} is not a valid ONNX model: {error}") from error
+
+
+def external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                yield value.const_value
+        for node in graph:
+            for attribute in node.attributes.values():
+                if attribute.type == ir.AttributeType.TENSOR and isinstance(attribute.value, ir.ExternalTensor):
+                    yield attribute.value
+
+
+def check_external(tensor: ir.ExternalTensor, path: Path) -> None:
+    """Refuse data outside the model's folder, missing or too short."""
+    folder, location = path.parent.resolve(), Path(tensor.location)
+    where = (folder / location).resolve()
+    if location.is_absolute() or not where.is_relative_to(folder):
+        raise UnsupportedModel(
+            f"{path}: the data of {tensor.name!r} is said to lie in {str(location)!r}, outside of the model's folder. "
+            "That is refused: a model file must not read other files"
+        )
+    if not where.is_file():
+        raise UnsupportedModel(f"{path}: the file {location} with the data of {tensor.name!r} is missing")
+    end = (tensor.offset or 0) + (tensor.length or tensor.nbytes)
+    if where.stat().st_size < end:
+        raise UnsupportedModel(f"{path}: {location} ends before the data of {tensor.name!r} does")
+
+
+def save(model: ir.Model, path: Path, source: Path | None, force: bool) -> None:
+    """Write a model beside its place, then move it there."""
+    check_output(path, source, force)
+    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
+    was_external = any(True for _ in external_tensors(model)) or model.meta.get("external", False)
+    data = f"{path.name}.data" if was_external or size > LARGEST_FILE - (1 << 20) else None
+    try:
+        beside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    except OSError as error:
+        raise InvalidArgument(f"{path} cannot be written: {error.strerror or error}") from error
+    try:
+        ir.save(model, beside / path.name, external_data=data, size_threshold_bytes=1024)
+        for name in (data, path.name):
+            if name is not None and (beside / name).exists():
+                os.replace(beside / name, path.parent / name)
+    except OSError as error:
+        raise InvalidArgument(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def check_output(path: Path, source: Path | None, force: bool) -> None:
+    """What can be told before any work is done."""
+    if path.is_dir():
+        raise InvalidArgument(f"{path} is a folder; name the file to write")
+    if not path.parent.is_dir():
+        raise InvalidArgument(f"{path} cannot be written: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise InvalidArgument(f"{path} cannot be written: no permission to write in {path.parent}")
+    is_input = source is not None and path.exists() and path.samefile(source)
+    if is_input and not force:
+        raise InvalidArgument(f"{path} is the model itself: name another file, or say force=True to replace it")
