@@ -16,9 +16,8 @@ import numpy as np
 from structprune.analysis import Analysis
 from structprune.axis import Kept
 from structprune.errors import PlanMismatch, VerificationError
-from structprune.frontends import neutral, read
-from structprune.frontends.names import stored_shapes
-from structprune.frontends.protocol import Constraints, Realized
+from structprune.frontends import check_output, neutral, read, stored_shapes
+from structprune.frontends.protocol import Constraints, Described, Realized
 from structprune.progress import doing, shown
 from structprune.report import Report, make_report
 
@@ -46,19 +45,32 @@ class Plan:
     report: Report | None = None
     _ready: tuple[Any, Analysis, Realized, dict[str, list[int]]] | None = field(default=None, repr=False)
 
-    def apply(self, model: Any, *, progress: bool | None = None) -> Any:
-        """The smaller model. The model given is left untouched."""
+    def apply(
+        self,
+        model: Any,
+        *,
+        progress: bool | None = None,
+        output_path: str | os.PathLike[str] | None = None,
+        force: bool = False,
+    ) -> Any:
+        """The smaller model. The model given is left untouched; that of an ONNX file is written to `output_path`."""
+        check_output(model, output_path, force)
         with shown(progress):
-            return self.carry_out(model, at_once=False)
+            return self.carry_out(model, at_once=False, output_path=output_path, force=force)
 
-    def carry_out(self, model: Any, at_once: bool) -> Any:
+    def carry_out(
+        self, model: Any, at_once: bool, output_path: str | os.PathLike[str] | None = None, force: bool = False
+    ) -> Any:
         """`at_once`: the plan was made this moment, so the model is still what it was."""
-        self.check(model)
+        if not at_once:
+            self.check(model)
         with neutral(model):
-            return self.made(model, at_once)
+            analysis, small = self.made(model, at_once)
+        return analysis.frontend.deliver(small, output_path, force)
 
-    def made(self, model: Any, at_once: bool) -> Any:
-        analysis, realized = self.realized(model)
+    def made(self, model: Any, at_once: bool) -> tuple[Analysis, Any]:
+        """The smaller model, checked."""
+        analysis, realized = self.realized(model, at_once)
         doing("slicing")
         small = realized.finish(at_once)
         if self.verify == "numeric":
@@ -70,15 +82,15 @@ class Plan:
                     f"the smaller {self.model} differs from the original with the removed slices zeroed by {error:.3g} "
                     f"of its largest output (tolerance {tolerance:g}). This is a bug in structprune; please report it."
                 )
-        return small
+        return analysis, small
 
-    def realized(self, model: Any) -> tuple[Analysis, Realized]:
+    def realized(self, model: Any, at_once: bool) -> tuple[Analysis, Realized]:
         if self._ready is not None:
             planned, analysis, realized, keep = self._ready
             self._ready = None
-            if planned is model and keep == self.keep:
+            if planned is model and keep == self.keep and (at_once or analysis.frontend.follows_the_model):
                 return analysis, realized
-        analysis = Analysis(read(model, described(model, self.inputs)))
+        analysis = Analysis(read(model, Described(self.inputs)))
         kept = self.kept(analysis)
 
         def choose(constraints: Constraints) -> Kept:
@@ -224,12 +236,6 @@ def current_umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def described(model: Any, inputs: Any) -> Any:
-    from structprune.frontends.torch.front import Described
-
-    return Described(inputs)
 
 
 def make_plan(

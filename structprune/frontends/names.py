@@ -11,13 +11,16 @@ from structprune.errors import InvalidArgument
 from structprune.graph import Shape
 
 
+GIVE = "a torch.nn.Module, the path of an ONNX file, an onnx.ModelProto or an onnx_ir.Model"
+
+
 def stored(model: Any) -> list[tuple[str, Any]]:
     """Every parameter and buffer under every name it has."""
     if isinstance(model, type):
         name = model.__name__
         raise InvalidArgument(f"{name} is a class: give a torch.nn.Module, an instance of it, {name}(...)")
     if not hasattr(model, "named_parameters"):
-        raise InvalidArgument(f"cannot shrink a {type(model).__name__}: give a torch.nn.Module")
+        raise InvalidArgument(f"cannot shrink a {type(model).__name__}: give {GIVE}")
     return [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
 
 
@@ -41,4 +44,4 @@ def matching(names: Iterable[str], patterns: Sequence[str]) -> set[str]:
 
 
 def with_modules(name: str) -> list[str]:
-    return [name, *(name[: dot.start()] for dot in re.finditer(r"\.", name))]
+    return [name, *(name[: sign.start()] for sign in re.finditer(r"(?<=.)[.@/]", name))]

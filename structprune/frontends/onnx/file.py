@@ -13,7 +13,7 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
-from structprune.errors import InvalidArgument, UnsupportedModel
+from structprune.errors import InvalidArgument, OutputError, UnsupportedModel
 
 # Protobuf cannot hold more in one message.
 LARGEST_FILE = 2**31 - 1
@@ -89,35 +89,40 @@ def check_external(tensor: ir.ExternalTensor, path: Path) -> None:
         raise UnsupportedModel(f"{path}: {location} ends before the data of {tensor.name!r} does")
 
 
-def save(model: ir.Model, path: Path, source: Path | None, force: bool) -> None:
+def save(model: ir.Model, path: Path) -> None:
     """Write a model beside its place, then move it there."""
-    check_output(path, source, force)
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
     was_external = any(True for _ in external_tensors(model)) or model.meta.get("external", False)
     data = f"{path.name}.data" if was_external or size > LARGEST_FILE - (1 << 20) else None
     try:
         beside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     except OSError as error:
-        raise InvalidArgument(f"{path} cannot be written: {error.strerror or error}") from error
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
     try:
         ir.save(model, beside / path.name, external_data=data, size_threshold_bytes=1024)
         for name in (data, path.name):
             if name is not None and (beside / name).exists():
                 os.replace(beside / name, path.parent / name)
     except OSError as error:
-        raise InvalidArgument(f"{path} cannot be written: {error.strerror or error}") from error
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def check_output(path: Path, source: Path | None, force: bool) -> None:
+def check_output(model: Any, output_path: Any, force: bool) -> None:
     """What can be told before any work is done."""
+    source = Path(model) if isinstance(model, str | os.PathLike) else None
+    if output_path is None:
+        if source is not None:
+            raise InvalidArgument(f"{source} is a file: say with output_path= where the smaller one goes")
+        return
+    path = Path(output_path)
     if path.is_dir():
-        raise InvalidArgument(f"{path} is a folder; name the file to write")
+        raise OutputError(f"{path} is a folder; name the file to write")
     if not path.parent.is_dir():
-        raise InvalidArgument(f"{path} cannot be written: there is no folder {path.parent}")
+        raise OutputError(f"{path} cannot be written: there is no folder {path.parent}")
     if not os.access(path.parent, os.W_OK):
-        raise InvalidArgument(f"{path} cannot be written: no permission to write in {path.parent}")
-    is_input = source is not None and path.exists() and path.samefile(source)
+        raise OutputError(f"{path} cannot be written: no permission to write in {path.parent}")
+    is_input = source is not None and source.exists() and path.exists() and path.samefile(source)
     if is_input and not force:
-        raise InvalidArgument(f"{path} is the model itself: name another file, or say force=True to replace it")
+        raise OutputError(f"{path} is the model itself: name another file, or say force=True to replace it")

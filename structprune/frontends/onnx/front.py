@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,12 @@ import onnx_ir as ir
 from structprune.axis import Dim
 from structprune.errors import InvalidArgument, UnsupportedModel, VerificationError
 from structprune.frontends.onnx import operators  # noqa: F401  registers the entries
-from structprune.frontends.onnx.file import check_output, open_model, save
+from structprune.frontends.onnx.file import open_model, save
 from structprune.frontends.onnx.inputs import Examples, data, describe, examples, restore, traced
-from structprune.frontends.onnx.lower import Lowering
+from structprune.frontends.onnx.lower import Lowering, weights
 from structprune.frontends.onnx.oracle import Zeroed, largest_error, run
 from structprune.frontends.onnx.small import Conflict, Shrinker, Small
-from structprune.frontends.onnx.trace import Numbers, Trace, Type, trace
+from structprune.frontends.onnx.trace import Numbers, Type, trace
 from structprune.frontends.protocol import Choose, Constraints, Described, Realized
 from structprune.graph import Graph, Op, Shape, Value
 from structprune.passes.propagate import Solution
@@ -52,13 +53,15 @@ class OnnxFrontend:
         self.lowering = Lowering(model, self.trace)
         self.graph: Graph = self.lowering.graph()
         self.model_name = Path(source).stem if isinstance(source, str | os.PathLike) else model.graph.name or "model"
-        stored = self.lowering.stored.items()
-        self.itemsizes: Mapping[str, float] = {name: each.tensor.dtype.itemsize for name, each in stored}
-        self.total = sum(each.tensor.size for name, each in stored if self.graph.parameters[name].is_trained)
+        self.weights = weights(model)
+        self.itemsizes: Mapping[str, float] = {name: each.dtype.itemsize for name, each in self.weights.items()}
+        unused = [each.size for name, each in self.weights.items() if name not in self.graph.parameters]
+        # A vector that several nodes share counts once for each: they may come to need different parts of it.
+        self.total = sum(unused) + sum(prod(each.shape) for each in self.graph.parameters.values() if each.is_trained)
         if not self.total:
             raise UnsupportedModel(f"{self.model_name} has no weights: there is nothing to remove")
         self.tolerance = max(
-            TOLERANCES.get(each.tensor.dtype, TOLERANCES[ir.DataType.FLOAT]) for _, each in stored
+            TOLERANCES.get(each.dtype, TOLERANCES[ir.DataType.FLOAT]) for each in self.weights.values()
         )
 
     @classmethod
@@ -73,7 +76,7 @@ class OnnxFrontend:
         return Arrays({name: self.lowering.stored[name].tensor for name in names})
 
     def shapes(self) -> Mapping[str, Shape]:
-        return {name: tuple(each.tensor.shape.numpy()) for name, each in self.lowering.stored.items()}
+        return shapes_of(self.weights)
 
     def inputs(self) -> Any:
         return describe(self.shapes_of_inputs)
@@ -149,14 +152,23 @@ class OnnxFrontend:
         whole = Zeroed(self.lowering, rewrite, set()).build()
         return largest_error(run(whole, feeds, is_plain=True), run(small, feeds))
 
-    def deliver(self, small: ir.Model, output_path: str | os.PathLike[str] | None, force: bool) -> Any:
+    def deliver(self, small: ir.Model, output_path: Any, force: bool) -> Any:
         """The result as the user gave the model: a file for a file, a proto for a proto."""
         is_file = isinstance(self.source, str | os.PathLike)
         if output_path is not None:
-            save(small, Path(output_path), Path(self.source) if is_file else None, force)
+            save(small, Path(output_path))
         if is_file:
             return Path(output_path) if output_path is not None else small
         return ir.to_proto(small) if isinstance(self.source, onnx.ModelProto) else small
+
+
+def stored_shapes(model: Any) -> dict[str, Shape]:
+    """The shapes of what a model stores, by name."""
+    return shapes_of(weights(open_model(model)))
+
+
+def shapes_of(tensors: Mapping[str, ir.TensorProtocol]) -> dict[str, Shape]:
+    return {name: tuple(int(size) for size in tensor.shape) for name, tensor in tensors.items()}
 
 
 def other_size(size: int, axis: int) -> int:
@@ -195,5 +207,3 @@ def changed_leaves(op: Op, rewrite: Rewrite) -> list[Dim]:
     axes = [axis for value in values for axis in rewrite.solution.expanded(value)]
     return [leaf for axis in axes for leaf in rewrite.solution.system.leaves(axis) if leaf in rewrite.kept]
 
-
-__all__ = ["OnnxFrontend", "Trace", "check_output"]

@@ -145,6 +145,8 @@ class Lowering:
         self.stored: dict[str, Stored] = {}
         self.parameters: dict[str, Value] = {}
         self.ops: list[Op] = []
+        # What is computed from shapes and constants alone.
+        self.arithmetic: set[ir.Value] = set()
         self.outputs_of_model = set(model.graph.outputs)
 
     def graph(self) -> Graph:
@@ -194,6 +196,7 @@ class Lowering:
 
     def lower(self, node: ir.Node) -> None:
         if self.is_arithmetic(node):
+            self.arithmetic.update(node.outputs)
             return
         inputs = [self.value(value, node, place) for place, value in enumerate(node.inputs)]
         numbers = [None if value is None else self.trace.numbers.get(value) for value in node.inputs]
@@ -283,6 +286,19 @@ def is_weight(value: ir.Value, tensor: ir.TensorProtocol) -> bool:
     if tensor.dtype.is_floating_point():
         return True
     return any(node.op_type in ("DequantizeLinear", "QuantizeLinear") for node, _ in value.uses())
+
+
+def weights(model: ir.Model) -> dict[str, ir.TensorProtocol]:
+    """Everything that a model stores and that could be cut, used or not."""
+    found: dict[str, ir.TensorProtocol] = {}
+    for graph in model.graphs():
+        values = [*graph.initializers.values()]
+        values += [value for node in graph if node.op_type == "Constant" and not node.domain for value in node.outputs]
+        for value in values:
+            tensor = constant(value)
+            if tensor is not None and is_weight(value, tensor):
+                found[str(value.name)] = tensor
+    return found
 
 
 def is_untrained(value: ir.Value) -> bool:

@@ -129,7 +129,7 @@ class Mender:
         )
         made.outputs[0].name = name
         made.outputs[0].type = old.type
-        made.outputs[0].shape = old.shape.copy() if old.shape is not None else None
+        made.outputs[0].shape = old.shape.copy() if old.shape is not None and old.type is not None else None
         assert node.graph is not None
         node.graph.insert_after(node, made)
         return made.outputs[0]

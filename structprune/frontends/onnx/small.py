@@ -126,7 +126,8 @@ class Shrinker:
             if place in given:
                 numbers = np.asarray(given[place], dtype=np.int64 if numbers is None else numbers.dtype)
                 self.set_input(op, node, place, numbers)
-            elif value is not None and numbers is not None and constant(value) is None:
+            elif value in self.lowering.arithmetic and numbers is not None and constant(value) is None:
+                # A number derived from a width, such as the scale of attention, stays what it was.
                 self.set_input(op, node, place, numbers)
         for place in sorted(key for key in given if isinstance(key, int) and key >= len(call.node.inputs)):
             self.set_input(op, node, place, np.asarray(given[place], dtype=np.int64))
@@ -222,7 +223,7 @@ def set_constant(value: ir.Value, tensor: ir.TensorProtocol | None) -> None:
     else:
         node.attributes.clear()
         node.attributes["value"] = ir.AttrTensor("value", tensor)
-    value.shape = ir.Shape(tensor.shape)
+    value.shape = ir.Shape(tensor.shape) if value.type is not None or node is None else None
 
 
 # Attributes that count channels or heads, when a node leaves them out.
