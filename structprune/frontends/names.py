@@ -10,7 +10,6 @@ from typing import Any
 from structprune.errors import InvalidArgument
 from structprune.graph import Shape
 
-
 GIVE = "a torch.nn.Module, the path of an ONNX file, an onnx.ModelProto or an onnx_ir.Model"
 
 

@@ -136,7 +136,7 @@ def slice_(op: Op, x: Operand) -> Meeting:
         rest = size - start - span
         after = fresh(rest) if rest > 0 else Sum(())
         meeting.equal.append((x.axes[dim], Sum(tuple(part for part in (before, middle, after) if part.size))))
-        if x.is_parameter:
+        if x.is_parameter and not op.attributes.get("is_partition"):
             # What a slice leaves of a parameter is kept: other inputs may read it.
             meeting.frozen.extend((part, f"{op.name} reads a part of a parameter") for part in (before, after))
     meeting.outputs = [(*x.axes[:dim], taken, *x.axes[dim + 1 :])]

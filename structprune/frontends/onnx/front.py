@@ -20,7 +20,7 @@ from structprune.frontends.onnx.inputs import Examples, data, describe, examples
 from structprune.frontends.onnx.lower import Lowering, weights
 from structprune.frontends.onnx.oracle import Zeroed, largest_error, run
 from structprune.frontends.onnx.small import Conflict, Shrinker, Small
-from structprune.frontends.onnx.trace import Numbers, Type, trace
+from structprune.frontends.onnx.trace import Numbers, Type, sizes, trace
 from structprune.frontends.protocol import Choose, Constraints, Described, Realized
 from structprune.graph import Graph, Op, Shape, Value
 from structprune.passes.propagate import Solution
@@ -89,7 +89,7 @@ class OnnxFrontend:
             rewrite = Rewrite(solution, choose(constraints))
             small = self.shrunk(rewrite)
             if not small.conflicts:
-                return Realized(rewrite, "onnx", lambda at_once, model=small.model: model, constraints)
+                return Realized(rewrite, "onnx", small.finish, constraints)
             if not any([learn(conflict, rewrite, constraints) for conflict in small.conflicts]):
                 break
         raise VerificationError(
@@ -137,10 +137,8 @@ class OnnxFrontend:
             {shrinker.values[value]: known for value, known in self.observed.items()},
         )
         for value, made in self.lowering.values.items():
-            if made not in rewrite.solution.axes or value not in shrinker.values or made.producer is None:
-                continue
             copied = shrinker.values[value]
-            if copied.producer() is not None and copied.producer().graph is None:
+            if made.producer is None or made not in rewrite.solution.axes:
                 continue
             if again.shape(copied) != rewrite.shape(made):
                 yield Conflict(
@@ -168,7 +166,7 @@ def stored_shapes(model: Any) -> dict[str, Shape]:
 
 
 def shapes_of(tensors: Mapping[str, ir.TensorProtocol]) -> dict[str, Shape]:
-    return {name: tuple(int(size) for size in tensor.shape) for name, tensor in tensors.items()}
+    return {name: sizes(tensor) for name, tensor in tensors.items()}
 
 
 def other_size(size: int, axis: int) -> int:
@@ -203,7 +201,7 @@ def learn(conflict: Conflict, rewrite: Rewrite, constraints: Constraints) -> boo
 
 
 def changed_leaves(op: Op, rewrite: Rewrite) -> list[Dim]:
-    values: list[Value] = [value for value in (*op.inputs, *op.outputs) if value is not None and value.parameter is None]
-    axes = [axis for value in values for axis in rewrite.solution.expanded(value)]
+    values: list[Value] = [value for value in (*op.inputs, *op.outputs) if value is not None]
+    axes = [axis for value in values if value.parameter is None for axis in rewrite.solution.expanded(value)]
     return [leaf for axis in axes for leaf in rewrite.solution.system.leaves(axis) if leaf in rewrite.kept]
 

@@ -13,7 +13,8 @@ from structprune.frontends.onnx.trace import Numbers, Trace, Type, trace
 
 Examples = dict[str, "Type | Numbers"]
 IMAGE_SIZES = (224, 64, 32, 256, 28, 299, 384, 512)
-LENGTHS = (16, 128, 1, 64)
+# Few widths are multiples of a prime: an axis of positions is then not mistaken for one of channels.
+LENGTHS = (13, 16, 128, 1, 64)
 
 
 def fed(model: ir.Model) -> list[ir.Value]:
@@ -90,7 +91,8 @@ def shape_of_input(value: ir.Value, given: Examples, image: int, length: int) ->
         if isinstance(size, int) and size > 0:
             sizes.append(size)
         elif axis == 0:
-            sizes.append(1)
+            # With a batch of one, reshapes that mix the batch with a width would look as if they did not.
+            sizes.append(2)
         elif is_image(value):
             sizes.append(3 if axis == 1 else image)
         else:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Protocol
 
+import numpy as np
 import onnx_ir as ir
 
 from structprune.frontends.onnx.trace import (
@@ -19,6 +20,7 @@ from structprune.frontends.onnx.trace import (
     constant,
     outer_values,
     run_order,
+    sizes,
     subgraphs,
     taken_branch,
     version_of,
@@ -48,9 +50,15 @@ class Call:
     node: ir.Node
     version: int
     inputs: list[Value | None]
-    outputs: list[Value]
+    # The outputs that something reads, by their places.
+    outputs_at: dict[int, Value]
     numbers: list[Numbers | None]
     where: Where
+    trace: Trace
+
+    @property
+    def outputs(self) -> list[Value]:
+        return list(self.outputs_at.values())
 
     def input(self, place: int) -> Value | None:
         return self.inputs[place] if place < len(self.inputs) else None
@@ -172,9 +180,9 @@ class Lowering:
         made = Value(str(value.name), found.shape, is_mask=found.dtype == ir.DataType.BOOL)
         tensor = constant(value)
         if tensor is not None and is_weight(value, tensor):
-            own = node is not None and is_shared_vector(value, tensor)
+            own = node is not None and is_shared_by_accident(value, tensor)
             made.parameter = self.store(value, tensor, (node, place) if own and node is not None else None)
-            made.is_trained = not is_untrained(value)
+            made.is_trained = not is_untrained(value, tensor)
             self.parameters[made.parameter] = made
             if own:
                 return made
@@ -200,14 +208,14 @@ class Lowering:
             return
         inputs = [self.value(value, node, place) for place, value in enumerate(node.inputs)]
         numbers = [None if value is None else self.trace.numbers.get(value) for value in node.inputs]
-        used = [
-            value
+        used = {
+            place: value
             for place, value in enumerate(node.outputs)
             if value.name and (place == 0 or value.uses() or value in self.outputs_of_model)
-        ]
-        outputs = [known for value in used if (known := self.value(value)) is not None]
+        }
+        outputs = {place: known for place, value in used.items() if (known := self.value(value)) is not None}
         where = Where(label(node))
-        call = Call(node, version_of(self.model, node), inputs, outputs, numbers, where)
+        call = Call(node, version_of(self.model, node), inputs, outputs, numbers, where, self.trace)
         is_known = len(outputs) == len(used) and all(
             made is not None for made, value in zip(inputs, node.inputs, strict=True) if value is not None
         )
@@ -216,7 +224,7 @@ class Lowering:
                 step.kind,
                 node.op_type,
                 tuple(step.inputs),
-                tuple(outputs if step.outputs is None else step.outputs),
+                tuple(call.outputs if step.outputs is None else step.outputs),
                 step.attributes,
                 where,
                 source=(call, step.literals),
@@ -301,11 +309,43 @@ def weights(model: ir.Model) -> dict[str, ir.TensorProtocol]:
     return found
 
 
-def is_untrained(value: ir.Value) -> bool:
-    uses = list(value.uses())
+def is_untrained(value: ir.Value, tensor: ir.TensorProtocol) -> bool:
+    """Not trained: statistics, scales of quantization, masks, and tables that activations are multiplied by."""
+    uses, nodes = list(value.uses()), readers(value)
+    if nodes and all(is_one_of(node, frozenset(("Mul",))) for node in nodes):
+        return sum(size > 1 for size in sizes(tensor)) > 1
+    if nodes and all(is_one_of(node, POINTWISE) for node in nodes):
+        return is_mask(tensor)
     return bool(uses) and all(place in UNTRAINED.get((node.domain, node.op_type), ()) for node, place in uses)
 
 
-def is_shared_vector(value: ir.Value, tensor: ir.TensorProtocol) -> bool:
-    """Exporters store equal vectors once: two layers that share their biases are not tied by that."""
-    return len(value.uses()) > 1 and max(tensor.shape.numpy()) == tensor.size
+def is_shared_by_accident(value: ir.Value, tensor: ir.TensorProtocol) -> bool:
+    """Exporters store equal tensors once: layers that share a bias or a table are not tied by that."""
+    nodes = [node for node, _ in value.uses()]
+    if len(nodes) < 2 or any(is_one_of(node, MOVING) for node in nodes):
+        return False
+    return max(sizes(tensor)) == tensor.size or all(is_one_of(node, POINTWISE) for node in nodes)
+
+
+# They take parts of a stored tensor, or give it another shape.
+MOVING = frozenset(("Slice", "Split", "Gather", "Identity", "Cast", "Unsqueeze", "Squeeze", "Reshape", "Expand"))
+POINTWISE = frozenset(("Add", "Sub", "Mul", "Div", "Max", "Min", "Where"))
+
+
+def is_one_of(node: ir.Node, kinds: frozenset[str]) -> bool:
+    return not node.domain and node.op_type in kinds
+
+
+def readers(value: ir.Value) -> list[ir.Node]:
+    """The nodes that compute with a tensor, whatever shape they read it in."""
+    found: list[ir.Node] = []
+    for node, _ in value.uses():
+        found += readers(node.outputs[0]) if is_one_of(node, MOVING) else [node]
+    return found
+
+
+def is_mask(tensor: ir.TensorProtocol) -> bool:
+    """Zeros, and one number that a softmax makes nothing of."""
+    array = tensor.numpy()
+    least = array.min()
+    return bool(least <= -100) and bool(np.all((array == 0) | (array == least)))

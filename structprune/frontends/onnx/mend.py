@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from structprune.frontends.onnx.trace import Numbers, Trace, constant
+from structprune.frontends.onnx.trace import Numbers, Trace, constant, sizes
 
 PASSING = frozenset(("Identity", "Cast", "Unsqueeze", "Squeeze", "Reshape", "Flatten"))
 
@@ -72,12 +72,11 @@ class Mender:
         if node.op_type in PASSING and first.size == wanted.size:
             wishes[0] = wanted.reshape(first.shape).astype(first.dtype)
         elif node.op_type == "Concat" and wanted.ndim == 1:
-            sizes = [0 if n is None else n.size for n in numbers]
-            wishes = list(np.split(wanted, np.cumsum(sizes)[:-1]))
-        elif node.op_type == "Where" and all(n is not None and n.shape in (wanted.shape, ()) for n in numbers):
-            condition, yes, no = (np.broadcast_to(n, wanted.shape) for n in numbers if n is not None)
+            widths = [0 if n is None else n.size for n in numbers]
+            wishes = list(np.split(wanted, np.cumsum(widths)[:-1]))
+        elif node.op_type == "Where" and all(n is not None and n.shape == wanted.shape for n in numbers):
+            condition, yes, no = (n for n in numbers if n is not None)
             wishes[1:] = [np.where(condition, wanted, yes), np.where(condition, no, wanted)]
-            wishes[1:] = [w if n is None or n.shape == w.shape else n for w, n in zip(wishes[1:], numbers[1:], strict=True)]
         else:
             return None
         return self.all_mended(node.inputs, wishes)
@@ -155,7 +154,7 @@ def solutions(op_type: str, a: int, b: int, c: int) -> list[tuple[int, int]]:
 def add_initializer(model: ir.Model, like: str, tensor: ir.TensorProtocol) -> ir.Value:
     """A new initializer of the model's main graph, which every graph inside it sees."""
     name = free_name(model, like)
-    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
+    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(sizes(tensor)), const_value=tensor)
     model.graph.register_initializer(value)
     if model.ir_version < 4:
         # Before, every initializer had to be an input too.

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from structprune.frontends.onnx.lower import Call, Entry, Lowered, Place, Resized, entry, opaque
+from structprune.frontends.onnx.trace import constant
 from structprune.graph import Value
 
 Route = list[list[tuple[int, int]]]
@@ -162,6 +163,7 @@ def slice_(call: Call) -> Lowered | list[Lowered]:
         made = Value(f"{output.name} cut along {axis}", shape, is_mask=x.is_mask)
         if step > 0:
             attributes = {"dim": axis, "start": bounds.start, "end": bounds.stop, "step": step}
+            attributes["is_partition"] = is_partition(call, axis)
             found.append(Lowered("slice", [here], attributes, outputs=[made]))
         else:
             route: Route = [[] if k == axis and shape[k] != here.shape[k] else [(0, k)] for k in range(len(shape))]
@@ -174,6 +176,25 @@ def slice_(call: Call) -> Lowered | list[Lowered]:
     found[-1].outputs = [output]
     found[-1].literals = literals
     return found
+
+
+def is_partition(call: Call, axis: int) -> bool:
+    """A stored tensor is cut into parts by slices, and each part is read by one of them."""
+    stored = call.node.inputs[0]
+    if stored is None or constant(stored) is None:
+        return False
+    spans: set[tuple[int, int]] = set()
+    for node, place in stored.uses():
+        bounds = [None if value is None else call.trace.numbers.get(value) for value in node.inputs[1:5]]
+        if node.op_type != "Slice" or place != 0 or any(each is None or each.size != 1 for each in bounds):
+            return False
+        start, end, along, step = ([int(each.item()) for each in bounds if each is not None] + [1])[:4]
+        if along % len(call.x().shape) != axis or step != 1:
+            return False
+        spans.add(slice(start, end).indices(call.x().shape[axis])[:2])
+    ordered = sorted(spans)
+    joints = [end for _, end in ordered[:-1]] == [start for start, _ in ordered[1:]]
+    return joints and ordered[0][0] == 0 and ordered[-1][1] == call.x().shape[axis]
 
 
 @entry("Pad")
@@ -206,19 +227,22 @@ def pad(call: Call) -> Lowered:
 @entry("Expand")
 def expand(call: Call) -> Lowered:
     x, output, given = call.x(), call.outputs[0], call.integers(1)
-    lead = len(output.shape) - len(x.shape)
-    route: Route = [
-        [] if k < lead or x.shape[k - lead] != size else [(0, k - lead)] for k, size in enumerate(output.shape)
-    ]
-    copies = [k for k, sources in enumerate(route) if not sources]
+    fill = call.number(0)
 
-    def literals(new: Resized) -> dict[Place, Any]:
+    def sizes(new: Resized) -> dict[Place, Any]:
         if given is None:
             return {}
         after = new.shape(output)[len(output.shape) - len(given) :]
         return {1: [old if old == 1 else size for old, size in zip(given, after, strict=True)]}
 
-    return Lowered("route", [x], {"routes": [route], "copies": copies}, literals)
+    if fill is not None and fill.size == 1:
+        return Lowered("constant", [], {"fills_zero": not fill.any()}, sizes)
+    lead = len(output.shape) - len(x.shape)
+    route: Route = [
+        [] if k < lead or x.shape[k - lead] != size else [(0, k - lead)] for k, size in enumerate(output.shape)
+    ]
+    copies = [k for k, sources in enumerate(route) if not sources]
+    return Lowered("route", [x], {"routes": [route], "copies": copies}, sizes)
 
 
 @entry("Tile")
@@ -271,8 +295,10 @@ def along(axis_of: str, default: int, why: str, keeps_zero: bool) -> Entry:
     def lower(call: Call) -> Lowered:
         x = call.x()
         rank = len(x.shape)
-        axis = call.integers(1)[0] if axis_of == "input" else call.get(axis_of, default)  # type: ignore[index]
-        first = axis % max(rank, 1)
+        given = call.integers(1) if axis_of == "input" else [call.get(axis_of, default)]
+        if not given:
+            return opaque(call, "its axis is computed from data")
+        first = given[0] % max(rank, 1)
         # Before version 13 a softmax flattened what follows its axis into it.
         flattens = call.node.op_type in ("Softmax", "LogSoftmax", "Hardmax") and call.version < 13
         if flattens:

@@ -11,10 +11,9 @@ import onnx
 import onnx_ir as ir
 from onnx.reference.ops import load_op
 
-from structprune.frontends.onnx import movement  # noqa: F401  registers its entries
+from structprune.frontends.onnx import attention, movement  # noqa: F401  registers its entries
 from structprune.frontends.onnx.lower import Call, Entry, Lowered, Place, Resized, entry, opaque
 from structprune.frontends.onnx.trace import plain
-from structprune.graph import Value
 from structprune.rules.linear import einsum_notation, matmul_notation
 
 
@@ -187,7 +186,7 @@ def gives_zero(call: Call, marks: dict[int, bool]) -> bool:
     attributes = {name: plain(attribute) for name, attribute in call.node.attributes.items()}
     try:
         found = implementation(call.node.op_type, call.version)(*operands, **attributes)
-    except Exception:  # noqa: BLE001  the reference raises whatever numpy raises
+    except Exception:
         # It refuses the samples: nothing is known, and "not zero" is the answer that is always sound.
         return False
     return bool(np.all(np.asarray(found) == 0))
@@ -215,17 +214,35 @@ def sample(call: Call, place: int, is_zero: bool, samples: Any) -> Any:
 def implementation(op_type: str, version: int) -> Callable[..., Any]:
     """ONNX's reference for one operator, or its definition in terms of others."""
     try:
-        return load_op("", op_type, version).eval
+        found: Callable[..., Any] = load_op("", op_type, version).eval
+        return found
     except RuntimeError:
-        node_inputs = onnx.defs.get_schema(op_type, max_inclusive_version=version).inputs
 
         def run(*operands: Any, **attributes: Any) -> Any:
-            names = [f"{item.name}{place}" for place, item in enumerate(node_inputs[: len(operands)])]
+            names = [f"x{place}" for place in range(len(operands))]
             node = onnx.helper.make_node(op_type, names, ["y"], **attributes)
             session = onnx.reference.ReferenceEvaluator(node, opsets={"": version})
-            return session.run(None, dict(zip(names, operands, strict=True)))[0]
+            return list(session.run(None, dict(zip(names, operands, strict=True))))[0]
 
         return run
+
+
+@entry("LSTM", "GRU", "RNN")
+def recurrent(call: Call) -> Lowered:
+    x, w, u = call.inputs[:3]
+    if call.get("layout", 0) or x is None or w is None or u is None:
+        return opaque(call, "a recurrent layer with its batch first")
+    if any(call.get(name, None) for name in ("activations", "activation_alpha", "activation_beta")):
+        plain_ones = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"], "RNN": ["Tanh"]}
+        directions = w.shape[0]
+        if call.get("activations", []) != plain_ones[call.node.op_type] * directions:
+            return opaque(call, "a recurrent layer with functions of its own")
+
+    def literals(new: Resized) -> dict[Place, Any]:
+        return {"hidden_size": new.shape(u)[2]}
+
+    states = [call.input(place) for place in (5, 6, 7)]
+    return Lowered("recurrent_stacked", [x, w, u, call.input(3), *states], {}, literals)
 
 
 @entry("QuantizeLinear", "DequantizeLinear")
@@ -236,5 +253,3 @@ def quantize(call: Call) -> Lowered:
     return Lowered("quantize", [x, scale, zero_point], {"axis": call.get("axis", 1) % max(len(x.shape), 1)})
 
 
-def operands(call: Call) -> list[Value]:
-    return [value for value in call.inputs if value is not None]

@@ -20,9 +20,8 @@ from structprune.errors import CaptureError
 from structprune.frontends.onnx.lower import Lowering, Stored
 from structprune.frontends.onnx.mend import add_initializer, free_name
 from structprune.frontends.onnx.small import Shrinker, set_constant
-from structprune.frontends.onnx.trace import Numbers
+from structprune.frontends.onnx.trace import Numbers, constant, sizes
 from structprune.graph import Op, Value
-from structprune.passes.rewrite import Rewrite
 
 Feeds = Mapping[str, Numbers]
 
@@ -141,14 +140,14 @@ def fill_values(lowering: Lowering) -> dict[str, Numbers]:
     found: dict[str, Numbers] = {}
     for name, stored in lowering.stored.items():
         for node, place in stored.value.uses():
-            if node.op_type == "DequantizeLinear" and place == 0 and len(node.inputs) > 2 and node.inputs[2] is not None:
-                tensor = ir.convenience.get_const_tensor(node.inputs[2])
-                if tensor is not None:
-                    axis = node.attributes.get_int("axis", 1) % max(len(stored.tensor.shape), 1)
-                    shape = [1] * len(stored.tensor.shape)
-                    if tensor.size > 1:
-                        shape[axis] = tensor.size
-                    found[name] = tensor.numpy().reshape(shape)
+            if node.op_type != "DequantizeLinear" or place != 0 or len(node.inputs) < 3 or node.inputs[2] is None:
+                continue
+            tensor = constant(node.inputs[2])
+            if tensor is not None:
+                shape = [1] * len(sizes(stored.tensor))
+                if tensor.size > 1:
+                    shape[node.attributes.get_int("axis", 1)] = tensor.size
+                found[name] = tensor.numpy().reshape(shape)
     return found
 
 
@@ -157,8 +156,8 @@ def zeroed(tensor: ir.TensorProtocol, axes: Mapping[int, Indices], fill: Numbers
     for axis, kept in axes.items():
         is_removed = np.ones(array.shape[axis], dtype=bool)
         is_removed[kept] = False
-        where = (*(slice(None) for _ in range(axis)), is_removed)
-        array[where] = 0 if fill is None else np.broadcast_to(fill, array.shape)[where]
+        front = np.moveaxis(array, axis, 0)
+        front[is_removed] = 0 if fill is None else np.moveaxis(np.broadcast_to(fill, array.shape), axis, 0)[is_removed]
     return ir.Tensor(array, dtype=tensor.dtype, name=tensor.name)
 
 

@@ -19,6 +19,7 @@ from structprune.frontends.onnx.trace import (
     advance,
     constant,
     note_constant,
+    sizes,
     subgraphs,
     taken_branch,
 )
@@ -44,6 +45,9 @@ class Small:
     model: ir.Model
     conflicts: list[Conflict] = field(default_factory=list)
 
+    def finish(self, at_once: bool) -> ir.Model:
+        return self.model
+
 
 class Shrinker:
     """Carries one rewrite out on a copy of the model."""
@@ -64,8 +68,8 @@ class Shrinker:
 
     def pair(self, old: ir.Graph, new: ir.Graph) -> None:
         """Which part of the copy each part of the original became."""
-        for a, b in zip((*old.inputs, *old.initializers.values()), (*new.inputs, *new.initializers.values()), strict=True):
-            self.values[a] = b
+        self.values.update(zip(old.inputs, new.inputs, strict=True))
+        self.values.update(zip(old.initializers.values(), new.initializers.values(), strict=True))
         for node, copied in zip(old, new, strict=True):
             self.nodes[node] = copied
             self.values.update(zip(node.outputs, copied.outputs, strict=True))
@@ -142,8 +146,8 @@ class Shrinker:
         )  # fmt: skip
         if old == wanted:
             return
-        make = {int: ir.AttrInt64, float: ir.AttrFloat32, list: ir.AttrInt64s}[type(wanted)]
-        node.attributes[name] = make(name, wanted)
+        kind = KINDS[type(wanted)]
+        node.attributes[name] = ir.Attr(name, kind, wanted)
 
     def set_input(self, op: Op, node: ir.Node, place: int, wanted: Numbers) -> None:
         """The numbers of one input, which may be computed from shapes."""
@@ -223,9 +227,10 @@ def set_constant(value: ir.Value, tensor: ir.TensorProtocol | None) -> None:
     else:
         node.attributes.clear()
         node.attributes["value"] = ir.AttrTensor("value", tensor)
-    value.shape = ir.Shape(tensor.shape) if value.type is not None or node is None else None
+    value.shape = ir.Shape(sizes(tensor)) if value.type is not None or node is None else None
 
 
+KINDS = {int: ir.AttributeType.INT, float: ir.AttributeType.FLOAT, list: ir.AttributeType.INTS}
 # Attributes that count channels or heads, when a node leaves them out.
 DEFAULTS = {"group": 1}
 
@@ -234,7 +239,7 @@ def cut(tensor: ir.TensorProtocol, cuts: Cuts) -> ir.TensorProtocol:
     """The tensor without what is removed, computed when it is read: no second copy of all weights exists."""
     if not cuts:
         return tensor
-    shape = ir.Shape([len(cuts[axis]) if axis in cuts else size for axis, size in enumerate(tensor.shape)])
+    shape = ir.Shape([len(cuts[axis]) if axis in cuts else size for axis, size in enumerate(sizes(tensor))])
 
     def evaluate() -> ir.TensorProtocol:
         array = tensor.numpy()

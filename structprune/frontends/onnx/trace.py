@@ -78,6 +78,11 @@ def constant(value: ir.Value) -> ir.TensorProtocol | None:
     return None
 
 
+def sizes(tensor: ir.TensorProtocol) -> Shape:
+    """The shape of a tensor that exists."""
+    return tuple(tensor.shape.numpy())
+
+
 def is_small(shape: Iterable[int], dtype: ir.DataType) -> bool:
     return prod(shape) <= (MOST_FLOATS if dtype.is_floating_point() else MOST_INTEGERS)
 
@@ -132,9 +137,9 @@ def version_of(model: ir.Model, node: ir.Node) -> int:
 
 def note_constant(result: Trace, value: ir.Value) -> None:
     tensor = constant(value)
-    if tensor is None or not tensor.shape.is_static():
+    if tensor is None:
         return
-    shape = tuple(int(size) for size in tensor.shape)
+    shape = sizes(tensor)
     result.types[value] = Type(shape, tensor.dtype)
     if tensor.dtype != ir.DataType.STRING and is_small(shape, tensor.dtype):
         result.numbers[value] = tensor.numpy()
@@ -279,7 +284,7 @@ def compute(node: ir.Node, version: int, operands: Sequence[Numbers | None]) -> 
         implementation = load_op(node.domain, node.op_type, version)
         attributes = {name: plain(attribute) for name, attribute in node.attributes.items()}
         found = implementation.eval(*operands, n_outputs=len(node.outputs), **attributes)
-    except Exception:  # noqa: BLE001  the reference raises whatever numpy raises; then the numbers are unknown
+    except Exception:
         return None
     results = list(found) if isinstance(found, tuple) else [found]
     return [np.asarray(each) for each in results] if len(results) == len(node.outputs) else None

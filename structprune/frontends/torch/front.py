@@ -53,7 +53,7 @@ class TorchFrontend:
         types = computed.union(parameter.dtype for parameter in model.parameters())
         self.tolerance = max(TOLERANCES.get(dtype, 0.0) for dtype in types)
         self._constants: Constants | None = None
-        self.itemsizes: Mapping[str, int] = {name: tensor.element_size() for name, tensor in stored(model)}
+        self.itemsizes: Mapping[str, float] = {name: tensor.element_size() for name, tensor in stored(model)}
 
     @classmethod
     def read(cls, model: nn.Module, example_inputs: Any) -> TorchFrontend:
