@@ -118,6 +118,8 @@ def rotary(op: Op, x: Operand, cosine: Operand, sine: Operand) -> Meeting:
     heads = int(str(op.attributes["heads"]))
     angles = cosine.axes[-1]
     meeting = Meeting([x.axes], [x.zero], [(angles, sine.axes[-1])])
+    positions = (*cosine.axes[:-1], *sine.axes[:-1])
+    meeting.frozen = [(axis, f"{op.name} reads it by position") for axis in positions if axis is not ONE]
     if op.attributes["is_interleaved"]:
         pair = fresh(2)
         meeting.frozen.append((pair, f"{op.name} turns pairs"))

@@ -57,6 +57,9 @@ def ints(*numbers: int) -> Any:
 ATTENTION = {f"w{letter}": (6, 8) for letter in "qkv"} | {"wo": (8, 5)}
 QKV = "q = MatMul (x, wq)\nk = MatMul (x, wk)\nv = MatMul (x, wv)\n"
 
+# What was summed over its width is spread over a new one.
+SUMMED = "q = ReduceSum <keepdims = 1> (t, last)\ng = Mul (q, s)"
+
 ROWS = [
     # products
     Row("gemm", FLAT, "h = Gemm (x, w0, b0)\ng = Relu (h)\ny = Gemm <transB = 1> (g, w1, b1)",
@@ -99,12 +102,16 @@ ROWS = [
     *(tokens(name.lower(), f"g = {name} (h)", (8,)) for name in (
         "Abs", "Atan", "Ceil", "Elu", "Erf", "Gelu", "HardSwish", "LeakyRelu", "Mish", "Neg", "Selu", "Sign", "Sin",
         "Softsign", "Tanh", "ThresholdedRelu", "Floor", "Celu", "Identity")),
-    *(tokens(f"{name.lower()}_is_not_zero", f"g = {name} (h)", ()) for name in ("Sigmoid", "Exp", "Cos", "Softplus")),
+    tokens("tanh_summed", "t = Tanh (h)\n" + SUMMED, (8, 8), {"s": (8,)}, arrays={"last": ints(2)}),
+    *(tokens(f"{name.lower()}_summed", f"t = {name} (h)\n" + SUMMED, (8,), {"s": (8,)}, arrays={"last": ints(2)})
+      for name in ("Sigmoid", "Exp", "Cos", "Softplus")),
     tokens("bias_gelu", "g = com.microsoft.BiasGelu (h, b)", (8,), {"b": (8,)}),
     tokens("fast_gelu", "g = com.microsoft.FastGelu (h, b)", (8,), {"b": (8,)}),
     tokens("clip", "g = Clip (h, low, high)", (8,), arrays={"low": np.float32(-0.5), "high": np.float32(0.5)}),
-    tokens("clip_above_zero", "g = Clip (h, low)", (), arrays={"low": np.float32(0.1)}),
-    tokens("add_a_number", "g = Add (h, one)", (), arrays={"one": np.float32(1)}),
+    tokens("clip_above_zero_summed", "t = Clip (h, low)\n" + SUMMED, (8,), {"s": (8,)},
+           arrays={"low": np.float32(0.1), "last": ints(2)}),
+    tokens("number_added_and_summed", "t = Add (h, one)\n" + SUMMED, (8,), {"s": (8,)},
+           arrays={"one": np.float32(1), "last": ints(2)}),
     tokens("prelu", "g = PRelu (h, s)", (8,), {"s": (8,)}),
     tokens("gated", "s = Sigmoid (h)\nk = MatMul (x, w1)\ng = Mul (k, s)", (8,), {"w1": (6, 8)}),
     tokens("where", "c = Greater (h, zero)\ng = Where (c, h, zero)", (8,), arrays={"zero": np.float32(0)}),
@@ -140,7 +147,7 @@ ROWS = [
     tokens("slices_of_a_weight", "a = Slice (w1, zero, three, zero)\nb = Slice (w1, three, eight, zero)\n"
            "p, q = Split <axis = -1> (h, parts)\nr = MatMul (p, a)\ns = MatMul (q, b)\ng = Add (r, s)", (3, 5, 8),
            {"w1": (8, 8)}, arrays={"zero": ints(0), "three": ints(3), "eight": ints(8), "parts": ints(3, 5)}),
-    image("pad_channels", "q = Pad (h, pads)\ng = Conv <kernel_shape = [1, 1]> (q, w1)", (8, 8), {"w1": (8, 12, 1, 1)},
+    image("pad_channels", "q = Pad (h, pads)\ng = Conv <kernel_shape = [1, 1]> (q, w1)", (2, 2, 8, 8), {"w1": (8, 12, 1, 1)},
           arrays={"pads": ints(0, 2, 0, 0, 0, 2, 0, 0)}),
     image("resize_by_scale", 'g = Resize <mode = "nearest"> (h, , scales)', (8,),
           arrays={"scales": np.array([1, 1, 2, 2], dtype=np.float32)}),
@@ -159,7 +166,7 @@ ROWS = [
     image("pools", "q = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (h)\n"
           "g = AveragePool <kernel_shape = [2, 2]> (q)", (8,)),
     tokens("expand", "e = Expand (s, shape)\ng = Mul (h, e)", (8,), {"s": (1, 1, 8)}, arrays={"shape": ints(1, 1, 8)}),
-    tokens("tile", "t = Tile (h, times)\ng = MatMul (t, w1)", (8, 8), {"w1": (16, 8)}, arrays={"times": ints(1, 1, 2)}),
+    tokens("tile", "t = Tile (h, times)\ng = MatMul (t, w1)", (2, 8, 8), {"w1": (16, 8)}, arrays={"times": ints(1, 1, 2)}),
     tokens("unsqueeze_and_squeeze", "u = Unsqueeze (h, axes)\nr = Relu (u)\ng = Squeeze (r, axes)", (8,),
            arrays={"axes": ints(1)}),
     Row("embedding", "(int64[N, L] x) => (float[N, L, 5] y)", "h = Gather (table, x)\ny = MatMul (h, wh)",

@@ -6,7 +6,7 @@ and how its literals (attributes, and inputs that hold sizes) follow from the ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Protocol
@@ -163,6 +163,7 @@ class Lowering:
         for node in run_order(self.model.graph, self.trace):
             self.lower(node)
         outputs = [known for value in self.model.graph.outputs if (known := self.value(value)) is not None]
+        self.note_parameters(outputs)
         return Graph(self.ops, self.parameters, inputs, outputs)
 
     # -- values --------------------------------------------------------------------------------
@@ -183,7 +184,6 @@ class Lowering:
             own = node is not None and is_shared_by_accident(value, tensor)
             made.parameter = self.store(value, tensor, (node, place) if own and node is not None else None)
             made.is_trained = not is_untrained(value, tensor)
-            self.parameters[made.parameter] = made
             if own:
                 return made
         self.values[value] = made
@@ -199,6 +199,12 @@ class Lowering:
             name = f"{base}#{count}"
         self.stored[name] = Stored(name, value, tensor, use)
         return name
+
+    def note_parameters(self, values: Iterable[Value | None]) -> None:
+        """A stored tensor counts as a parameter once something computes with it: sizes and scales are read by nobody."""
+        for made in values:
+            if made is not None and made.parameter is not None:
+                self.parameters.setdefault(made.parameter, made)
 
     # -- nodes ---------------------------------------------------------------------------------
 
@@ -231,6 +237,7 @@ class Lowering:
             )
             for made in op.outputs:
                 made.producer = op
+            self.note_parameters(op.inputs)
             self.ops.append(op)
 
     def steps(self, call: Call, is_known: bool) -> list[Lowered]:
@@ -287,12 +294,17 @@ def label(node: ir.Node) -> str:
     return node.name or f"the {node.op_type} that gives {node.outputs[0].name}"
 
 
+# Floating numbers that say how much larger a result is.
+SCALES = {"Resize": (1, 2), "Upsample": (1,)}
+
+
 def is_weight(value: ir.Value, tensor: ir.TensorProtocol) -> bool:
     """Floating tensors of more than one entry, and the integers that a DequantizeLinear makes such tensors of."""
     if tensor.size <= 1 or tensor.dtype == ir.DataType.STRING:
         return False
     if tensor.dtype.is_floating_point():
-        return True
+        uses = list(value.uses())
+        return not uses or any(place not in SCALES.get(node.op_type, ()) for node, place in uses)
     return any(node.op_type in ("DequantizeLinear", "QuantizeLinear") for node, _ in value.uses())
 
 

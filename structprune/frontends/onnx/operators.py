@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -13,7 +13,7 @@ from onnx.reference.ops import load_op
 
 from structprune.frontends.onnx import attention, movement  # noqa: F401  registers its entries
 from structprune.frontends.onnx.lower import Call, Entry, Lowered, Place, Resized, entry, opaque
-from structprune.frontends.onnx.trace import plain
+from structprune.frontends.onnx.trace import Type, plain, shape_of
 from structprune.rules.linear import einsum_notation, matmul_notation
 
 
@@ -109,6 +109,12 @@ def lp_normalization(call: Call) -> Lowered:
     x = call.x()
     axis = call.get("axis", -1) % len(x.shape)
     return Lowered("route", [x], {"routes": [movement.straight(x)], "whole": {(0, axis): "is taken over it"}})
+
+
+@shape_of("", "GroupNormalization")
+def group_norm_shape(node: ir.Node, types: Sequence[Type | None]) -> list[Type]:
+    """ONNX defines it by a function, whose shapes it does not infer."""
+    return [each for each in types[:1] if each is not None]
 
 
 # -- reductions ------------------------------------------------------------------------------------
