@@ -73,8 +73,20 @@ def shape_of(domain: str, *names: str) -> Callable[[ShapeRule], ShapeRule]:
 
 def constant(value: ir.Value) -> ir.TensorProtocol | None:
     """The tensor of an initializer or of a Constant node; None for anything that is computed or fed."""
-    if value.is_initializer() or value.producer() is not None:
-        return ir.convenience.get_const_tensor(value)
+    node = value.producer()
+    if node is None:
+        return value.const_value if value.is_initializer() else None
+    if node.op_type != "Constant" or node.domain:
+        return None
+    # onnx_ir's own reader of constants gives the tensor a name, and thereby changes the user's model.
+    for name, attribute in node.attributes.items():
+        if attribute.is_ref():
+            return None
+        if name == "value":
+            return attribute.as_tensor()
+        if name in ("value_int", "value_ints", "value_float", "value_floats"):
+            kind = ir.DataType.INT64 if "int" in name else ir.DataType.FLOAT
+            return ir.tensor(attribute.value, dtype=kind)
     return None
 
 
