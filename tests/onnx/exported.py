@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from functools import lru_cache
+from functools import cache
 
 import onnx
 import torch
@@ -22,12 +22,12 @@ def filled(name: str) -> tuple[nn.Module, Tensor]:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for tensor in (*model.parameters(), *model.buffers()):
-            if tensor.is_floating_point() and tensor.dim() < 2 or isinstance(tensor, nn.Parameter):
+            if (tensor.is_floating_point() and tensor.dim() < 2) or isinstance(tensor, nn.Parameter):
                 tensor.add_(0.1 * torch.rand(tensor.shape, generator=generator))
     return model, inputs
 
 
-@lru_cache(maxsize=None)
+@cache
 def exported(name: str, exporter: str, is_open: bool = True, opset: int | None = None) -> bytes:
     """The file's bytes; `is_open` leaves the batch size open."""
     model, inputs = filled(name)

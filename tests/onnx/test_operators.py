@@ -42,11 +42,11 @@ class Row:
     inputs: Any = None
 
 
-def image(name: str, body: str, groups: Sequence[int], more: Mapping[str, Any] = {}, **options: Any) -> Row:  # noqa: B006
+def image(name: str, body: str, groups: Sequence[int], more: Mapping[str, Any] = {}, **options: Any) -> Row:
     return Row(name, IMAGE, CONV + body + POOL, {**STEM, **HEAD, **more}, groups, **options)
 
 
-def tokens(name: str, body: str, groups: Sequence[int], more: Mapping[str, Any] = {}, **options: Any) -> Row:  # noqa: B006
+def tokens(name: str, body: str, groups: Sequence[int], more: Mapping[str, Any] = {}, **options: Any) -> Row:
     return Row(name, TOKENS, UP + body + DOWN, {**WIDE, **more}, groups, **options)
 
 
@@ -85,6 +85,8 @@ ROWS = [
           arrays={"v": np.linspace(0.5, 2, 8, dtype=np.float32)}),
     image("instance_norm", "g = InstanceNormalization (h, s, t)", (8,), {"s": (8,), "t": (8,)}),
     image("group_norm", "g = GroupNormalization <num_groups = 2> (h, s, t)", (2, 4), {"s": (8,), "t": (8,)}, opset=21),
+    image("group_norm_by_group", "g = GroupNormalization <num_groups = 2> (h, s, t)", (2, 4), {"s": (2,), "t": (2,)},
+          opset=18),
     tokens("layer_norm", "g = LayerNormalization (h, s, t)", (8,), {"s": (8,), "t": (8,)}),
     tokens("rms_norm", "g = RMSNormalization (h, s)", (8,), {"s": (8,)}, opset=23),
     tokens("simplified_layer_norm", "g = SimplifiedLayerNormalization <axis = -1, epsilon = 1e-5> (h, s)", (8,),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,15 @@ import onnx
 import onnx_ir as ir
 
 from structprune.axis import Dim
-from structprune.errors import InvalidArgument, UnsupportedModel, VerificationError
+from structprune.errors import CaptureError, InvalidArgument, UnsupportedModel, VerificationError
 from structprune.frontends.onnx import operators  # noqa: F401  registers the entries
 from structprune.frontends.onnx.file import open_model, save
 from structprune.frontends.onnx.inputs import Examples, data, describe, examples, restore, traced
 from structprune.frontends.onnx.lower import Lowering, weights
-from structprune.frontends.onnx.oracle import Zeroed, largest_error, run
+from structprune.frontends.onnx.oracle import Zeroed, largest_error, run, run_inside
 from structprune.frontends.onnx.small import Conflict, Shrinker, Small
-from structprune.frontends.onnx.trace import Numbers, Type, sizes, trace
+from structprune.frontends.onnx.trace import Numbers, Trace, Type, run_order, sizes, trace
+from structprune.frontends.onnx.widen import can_be_double, widened
 from structprune.frontends.protocol import Choose, Constraints, Described, Realized
 from structprune.graph import Graph, Op, Shape, Value
 from structprune.passes.propagate import Solution
@@ -33,6 +35,8 @@ TOLERANCES = {
     ir.DataType.FLOAT16: 2e-2,
     ir.DataType.BFLOAT16: 1e-1,
 }
+# Types that scores compute with as they are: no copy of a weight is made for them.
+COMPUTED = (ir.DataType.DOUBLE, ir.DataType.FLOAT, ir.DataType.FLOAT16)
 ATTEMPTS = 40
 
 
@@ -49,7 +53,9 @@ class OnnxFrontend:
         self.model = model
         self.given = given
         self.shapes_of_inputs, self.trace = traced(model, given)
-        self.observed: dict[ir.Value, Type] = {}
+        self.observed = self.observe()
+        if self.observed:
+            self.trace = trace(model, self.shapes_of_inputs, self.observed)
         self.lowering = Lowering(model, self.trace)
         self.graph: Graph = self.lowering.graph()
         self.model_name = Path(source).stem if isinstance(source, str | os.PathLike) else model.graph.name or "model"
@@ -71,6 +77,26 @@ class OnnxFrontend:
             example_inputs = restore(example_inputs.data)
         given = {} if example_inputs is None else examples(model, example_inputs)
         return cls(source, model, given)
+
+    def observe(self) -> dict[ir.Value, Type]:
+        """The shapes that only a run can tell; none where onnxruntime does not know an operator either."""
+        unknown = [
+            value
+            for node in run_order(self.model.graph, self.trace)
+            for value in node.outputs
+            if value.name and value not in self.trace.types and node.graph is self.model.graph
+        ]
+        if not unknown:
+            return {}
+        try:
+            arrays = run_inside(self.model, unknown, data(self.model, self.shapes_of_inputs, self.given))
+        except CaptureError:
+            return {}
+        return {
+            value: Type(array.shape, ir.DataType.from_numpy(array.dtype))
+            for value, array in zip(unknown, arrays, strict=True)
+            if isinstance(array, np.ndarray)
+        }
 
     def arrays(self, names: Iterable[str]) -> Mapping[str, Numbers]:
         return Arrays({name: self.lowering.stored[name].tensor for name in names})
@@ -98,23 +124,30 @@ class OnnxFrontend:
         )
 
     def shrunk(self, rewrite: Rewrite) -> Small:
-        shrinker = Shrinker(self.lowering, rewrite, self.fixed())
-        small = shrinker.shrink(self.shapes_of_inputs, self.observed)
+        shrinker = Shrinker(self.lowering, rewrite, self.is_fixed)
+        small = shrinker.shrink(self.shapes_of_inputs, self.observed_after(rewrite))
         if not small.conflicts:
             small.conflicts.extend(self.differences(shrinker, rewrite))
         return small
 
-    def fixed(self) -> set[ir.Value]:
-        """Computed numbers that are the same for other sizes of the inputs."""
-        if self._fixed is None:
-            other = trace(self.model, self.other_shapes())
-            self._fixed = {
-                value for value, numbers in self.trace.numbers.items()
-                if value in other.numbers and np.array_equal(other.numbers[value], numbers)
-            }  # fmt: skip
-        return self._fixed
+    def observed_after(self, rewrite: Rewrite) -> dict[ir.Value, Type]:
+        """What a run would tell of the smaller model."""
+        found: dict[ir.Value, Type] = {}
+        for value, known in self.observed.items():
+            made = self.lowering.values.get(value)
+            is_solved = made is not None and made in rewrite.solution.axes
+            found[value] = Type(rewrite.shape(made), known.dtype) if made is not None and is_solved else known
+        return found
 
-    _fixed: set[ir.Value] | None = None
+    def is_fixed(self, value: ir.Value) -> bool:
+        """Whether computed numbers are the same for other sizes of the inputs."""
+        here, there = self.trace.numbers.get(value), self.elsewhere.numbers.get(value)
+        return here is not None and there is not None and np.array_equal(here, there)
+
+    @cached_property
+    def elsewhere(self) -> Trace:
+        """The same model with other sizes wherever it leaves them open."""
+        return trace(self.model, self.other_shapes())
 
     def other_shapes(self) -> dict[ir.Value, Type]:
         """Other sizes wherever the model leaves them open."""
@@ -134,7 +167,7 @@ class OnnxFrontend:
         again = trace(
             shrinker.model,
             {shrinker.values[value]: known for value, known in self.shapes_of_inputs.items()},
-            {shrinker.values[value]: known for value, known in self.observed.items()},
+            {shrinker.values[value]: known for value, known in self.observed_after(rewrite).items()},
         )
         for value, made in self.lowering.values.items():
             copied = shrinker.values[value]
@@ -146,9 +179,26 @@ class OnnxFrontend:
                 )
 
     def error(self, rewrite: Rewrite, small: ir.Model) -> float:
+        """In double precision where onnxruntime has all operators in it; half precision is computed in single."""
         feeds = data(self.model, self.shapes_of_inputs, self.given)
-        whole = Zeroed(self.lowering, rewrite, set()).build()
+        whole = Zeroed(self.lowering, rewrite, self.is_fixed).build()
+        if can_be_double(whole):
+            try:
+                wide = {name: array.astype(np.float64) if array.dtype.kind == "f" else array
+                        for name, array in feeds.items()}  # fmt: skip
+                both = (widened(each, ir.DataType.DOUBLE) for each in (whole, small))
+                return largest_error(*(run(each, wide, is_plain=True) for each in both))
+            except CaptureError:
+                pass  # an operator that exists in single precision only
+        if self.has_half:
+            feeds = {name: array.astype(np.float32) if array.dtype.itemsize == 2 else array
+                     for name, array in feeds.items()}  # fmt: skip
+            whole, small = (widened(each, ir.DataType.FLOAT) for each in (whole, small))
         return largest_error(run(whole, feeds, is_plain=True), run(small, feeds))
+
+    @property
+    def has_half(self) -> bool:
+        return any(each.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16) for each in self.weights.values())
 
     def deliver(self, small: ir.Model, output_path: Any, force: bool) -> Any:
         """The result as the user gave the model: a file for a file, a proto for a proto."""
@@ -157,7 +207,10 @@ class OnnxFrontend:
             save(small, Path(output_path))
         if is_file:
             return Path(output_path) if output_path is not None else small
-        return ir.to_proto(small) if isinstance(self.source, onnx.ModelProto) else small
+        if isinstance(self.source, onnx.ModelProto):
+            return ir.to_proto(small)
+        materialize(small)
+        return small
 
 
 def stored_shapes(model: Any) -> dict[str, Shape]:
@@ -167,6 +220,15 @@ def stored_shapes(model: Any) -> dict[str, Shape]:
 
 def shapes_of(tensors: Mapping[str, ir.TensorProtocol]) -> dict[str, Shape]:
     return {name: sizes(tensor) for name, tensor in tensors.items()}
+
+
+def materialize(model: ir.Model) -> None:
+    """Cut the weights now: a model that lives on must not hold on to the one that it was cut from."""
+    for value in model.graph.initializers.values():
+        if isinstance(value.const_value, ir.LazyTensor):
+            value.const_value = ir.Tensor(
+                value.const_value.numpy(), dtype=value.const_value.dtype, name=value.const_value.name
+            )
 
 
 def other_size(size: int, axis: int) -> int:
@@ -180,8 +242,8 @@ class Arrays(Mapping[str, Numbers]):
         self.tensors = tensors
 
     def __getitem__(self, name: str) -> Numbers:
-        array = self.tensors[name].numpy()
-        return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
+        tensor = self.tensors[name]
+        return tensor.numpy() if tensor.dtype in COMPUTED else tensor.numpy().astype(np.float32)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.tensors)

@@ -201,7 +201,7 @@ class Lowering:
         return name
 
     def note_parameters(self, values: Iterable[Value | None]) -> None:
-        """A stored tensor counts as a parameter once something computes with it: sizes and scales are read by nobody."""
+        """A stored tensor is a parameter once something computes with it: sizes and scales are not computed with."""
         for made in values:
             if made is not None and made.parameter is not None:
                 self.parameters.setdefault(made.parameter, made)

@@ -7,7 +7,7 @@ consumer alone if others share it; the computation around it is copied.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -20,11 +20,11 @@ PASSING = frozenset(("Identity", "Cast", "Unsqueeze", "Squeeze", "Reshape", "Fla
 class Mender:
     """Finds, for a value of the new graph, one with the numbers wanted."""
 
-    def __init__(self, model: ir.Model, new: Trace, fixed: set[ir.Value]) -> None:
+    def __init__(self, model: ir.Model, new: Trace, is_fixed: Callable[[ir.Value], bool]) -> None:
         self.model = model
         self.new = new
         # What is the same for every size of the inputs may become a constant.
-        self.fixed = fixed
+        self.is_fixed = is_fixed
         self.made: dict[tuple[ir.Value, bytes], ir.Value] = {}
         self.replaced: dict[ir.Value, list[ir.Value]] = {}
 
@@ -56,7 +56,7 @@ class Mender:
         inputs = self.inputs_for(node, wanted)
         if inputs is not None:
             return self.copy(node, inputs)
-        if value in self.fixed:
+        if self.is_fixed(value):
             return self.add_constant(value, wanted)
         inputs = self.solved(node, wanted)
         return None if inputs is None else self.copy(node, inputs)

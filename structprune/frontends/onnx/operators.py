@@ -228,7 +228,8 @@ def implementation(op_type: str, version: int) -> Callable[..., Any]:
             names = [f"x{place}" for place in range(len(operands))]
             node = onnx.helper.make_node(op_type, names, ["y"], **attributes)
             session = onnx.reference.ReferenceEvaluator(node, opsets={"": version})
-            return list(session.run(None, dict(zip(names, operands, strict=True))))[0]
+            (found,) = session.run(None, dict(zip(names, operands, strict=True)))
+            return found
 
         return run
 

@@ -24,12 +24,14 @@ from structprune.frontends.onnx.trace import Numbers, constant, sizes
 from structprune.graph import Op, Value
 
 Feeds = Mapping[str, Numbers]
+# What goes wrong is raised; onnxruntime need not print it too.
+ONLY_FATAL = 4
 
 
 def session(model: ir.Model, is_plain: bool = False) -> onnxruntime.InferenceSession:
     """A session; `is_plain` leaves the graph as it is."""
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = ONLY_FATAL
     if is_plain:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
@@ -45,9 +47,20 @@ def session(model: ir.Model, is_plain: bool = False) -> onnxruntime.InferenceSes
 
 def run(model: ir.Model, feeds: Feeds, is_plain: bool = False) -> list[Any]:
     try:
-        return list(session(model, is_plain).run(None, dict(feeds)))
+        options = onnxruntime.RunOptions()
+        options.log_severity_level = ONLY_FATAL
+        return list(session(model, is_plain).run(None, dict(feeds), options))
     except Exception as error:
         raise CaptureError(f"onnxruntime does not run the model: {error}") from error
+
+
+def run_inside(model: ir.Model, values: Sequence[ir.Value], feeds: Feeds) -> list[Any]:
+    """What a run gives for values inside a graph."""
+    copied = model.clone()
+    by_name = {value.name: value for node in copied.graph for value in node.outputs}
+    copied.graph.outputs.clear()
+    copied.graph.outputs.extend(by_name[value.name] for value in values)
+    return run(copied, feeds)
 
 
 class Zeroed(Shrinker):

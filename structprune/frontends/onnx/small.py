@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,7 +52,7 @@ class Small:
 class Shrinker:
     """Carries one rewrite out on a copy of the model."""
 
-    def __init__(self, lowering: Lowering, rewrite: Rewrite, fixed: set[ir.Value]) -> None:
+    def __init__(self, lowering: Lowering, rewrite: Rewrite, is_fixed: Callable[[ir.Value], bool]) -> None:
         self.lowering = lowering
         self.rewrite = rewrite
         self.model = lowering.model.clone()
@@ -63,7 +63,8 @@ class Shrinker:
         for op in rewrite.solution.graph.ops:
             self.ops.setdefault(op.source[0].node, []).append(op)
         self.new = Trace()
-        self.mender = Mender(self.model, self.new, {self.values[value] for value in fixed if value in self.values})
+        olds = {new: old for old, new in self.values.items()}
+        self.mender = Mender(self.model, self.new, lambda value: value in olds and is_fixed(olds[value]))
         self.conflicts: list[Conflict] = []
 
     def pair(self, old: ir.Graph, new: ir.Graph) -> None:

@@ -83,7 +83,9 @@ def constant(value: ir.Value) -> ir.TensorProtocol | None:
         if attribute.is_ref():
             return None
         if name == "value":
-            return attribute.as_tensor()
+            # Not `as_tensor`, which takes ten times as long to make sure that it is one.
+            tensor: ir.TensorProtocol = attribute.value
+            return tensor
         if name in ("value_int", "value_ints", "value_float", "value_floats"):
             kind = ir.DataType.INT64 if "int" in name else ir.DataType.FLOAT
             return ir.tensor(attribute.value, dtype=kind)
