@@ -66,6 +66,8 @@ class Shrinker:
         olds = {new: old for old, new in self.values.items()}
         self.mender = Mender(self.model, self.new, lambda value: value in olds and is_fixed(olds[value]))
         self.conflicts: list[Conflict] = []
+        # Something other than a weight had to change.
+        self.is_mended = False
 
     def pair(self, old: ir.Graph, new: ir.Graph) -> None:
         """Which part of the copy each part of the original became."""
@@ -81,6 +83,7 @@ class Shrinker:
         self.cut_weights()
         for value in self.model.graph.initializers.values():
             note_constant(self.new, value)
+        self.new.sizes.update(self.lowering.trace.sizes)
         self.new.types.update({self.values[value]: found for value, found in inputs.items()})
         self.walk(self.lowering.model.graph, {self.values[value]: found for value, found in observed.items()})
         self.tidy()
@@ -98,6 +101,7 @@ class Shrinker:
             first, *others = ({k: v.tolist() for k, v in edits.get(each.name, {}).items()} for each in uses)
             whole_use = uses[0]
             kept_apart = [each for each, cuts in zip(uses[1:], others, strict=True) if cuts != first]
+            self.is_mended |= bool(kept_apart) or (value.producer() is not None and bool(edits.get(uses[0].name)))
             for each in kept_apart:
                 assert each.use is not None
                 node, place = each.use
@@ -140,13 +144,14 @@ class Shrinker:
     def set_attribute(self, node: ir.Node, name: str, wanted: Any) -> None:
         present = node.attributes.get(name)
         if wanted is None:
-            node.attributes.pop(name, None)
+            self.is_mended |= node.attributes.pop(name, None) is not None
             return
         old = list(present.value) if present is not None and isinstance(present.value, tuple) else (
             present.value if present is not None else DEFAULTS.get(name)
         )  # fmt: skip
         if old == wanted:
             return
+        self.is_mended = True
         kind = KINDS[type(wanted)]
         node.attributes[name] = ir.Attr(name, kind, wanted)
 
@@ -164,6 +169,7 @@ class Shrinker:
         if made is None:
             self.conflicts.append(Conflict(op, f"its input {place} is computed, and cannot become {wanted.tolist()}"))
         elif made is not value:
+            self.is_mended = True
             node.replace_input_with(place, made)
 
     # -- the rest ------------------------------------------------------------------------------

@@ -49,6 +49,8 @@ class Trace:
     types: dict[ir.Value, Type] = field(default_factory=dict)
     numbers: dict[ir.Value, Numbers] = field(default_factory=dict)
     problems: dict[ir.Node, str] = field(default_factory=dict)
+    # What the names of open sizes stand for.
+    sizes: dict[str, int] = field(default_factory=dict)
 
     def shape(self, value: ir.Value) -> Shape | None:
         found = self.types.get(value)
@@ -105,9 +107,26 @@ def trace(
     model: ir.Model, inputs: Mapping[ir.Value, Type], observed: Mapping[ir.Value, Type] | None = None
 ) -> Trace:
     """Walk the nodes in order."""
-    result = Trace(types=dict(inputs))
+    result = Trace(types=dict(inputs), sizes=named_sizes(inputs))
     walk(model, model.graph, result, observed or {})
     return result
+
+
+def named_sizes(inputs: Mapping[ir.Value, Type]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for value, known in inputs.items():
+        for size, number in zip(value.shape or (), known.shape, strict=False):
+            if isinstance(size, ir.SymbolicDim) and size.value is not None:
+                found[size.value] = number
+    return found
+
+
+def declared(value: ir.Value, known: Mapping[str, int]) -> Type | None:
+    """The type that the file states of a value, with what its names of sizes stand for."""
+    if value.shape is None or value.dtype is None:
+        return None
+    found = [size if isinstance(size, int) else known.get(size.value or "", -1) for size in value.shape]
+    return None if any(size < 0 for size in found) else Type(tuple(found), value.dtype)
 
 
 def walk(model: ir.Model, graph: ir.Graph, result: Trace, observed: Mapping[ir.Value, Type]) -> None:
@@ -135,7 +154,7 @@ def advance(model: ir.Model, node: ir.Node, result: Trace, observed: Mapping[ir.
         pairs = zip(node.outputs, branch.outputs, strict=True)
         found = {made: result.types[value] for made, value in pairs if value in result.types}
     for value in node.outputs:
-        known = found.get(value) or observed.get(value)
+        known = found.get(value) or observed.get(value) or declared(value, result.sizes)
         if known is not None:
             result.types[value] = known
     evaluate(node, version_of(model, node), result)
