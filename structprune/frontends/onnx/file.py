@@ -89,11 +89,14 @@ def check_external(tensor: ir.ExternalTensor, path: Path) -> None:
         raise UnsupportedModel(f"{path}: {location} ends before the data of {tensor.name!r} does")
 
 
-def save(model: ir.Model, path: Path) -> None:
-    """Write a model beside its place, then move it there."""
-    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
-    was_external = any(True for _ in external_tensors(model)) or model.meta.get("external", False)
-    data = f"{path.name}.data" if was_external or size > LARGEST_FILE - (1 << 20) else None
+def save(model: ir.Model, path: Path, is_external: bool) -> None:
+    """Write a model beside its place, then move it there; its weights into a file of their own where they must be."""
+    values = [value for graph in model.graphs() for value in graph.initializers.values()]
+    size = sum(value.const_value.nbytes for value in values if value.const_value is not None)
+    data = f"{path.name}.data" if is_external or size > LARGEST_FILE - (1 << 20) else None
+    for value in values:
+        if isinstance(value.const_value, ir.ExternalTensor):
+            value.const_value = read_when_written(value.const_value)
     try:
         beside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     except OSError as error:
@@ -107,6 +110,15 @@ def save(model: ir.Model, path: Path) -> None:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def read_when_written(tensor: ir.ExternalTensor) -> ir.LazyTensor:
+    """onnx_ir closes the files of external tensors that it copies, while others still look into them."""
+
+    def read() -> ir.TensorProtocol:
+        return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, shape=tensor.shape, name=tensor.name)
+
+    return ir.LazyTensor(read, tensor.dtype, tensor.shape, name=tensor.name)
 
 
 def check_output(model: Any, output_path: Any, force: bool) -> None:

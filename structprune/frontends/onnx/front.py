@@ -17,7 +17,7 @@ from onnx_ir.passes.common import InlinePass
 from structprune.axis import Dim
 from structprune.errors import CaptureError, InvalidArgument, UnsupportedModel, VerificationError
 from structprune.frontends.onnx import operators  # noqa: F401  registers the entries
-from structprune.frontends.onnx.file import open_model, save
+from structprune.frontends.onnx.file import external_tensors, open_model, save
 from structprune.frontends.onnx.inputs import Examples, data, describe, examples, restore, traced
 from structprune.frontends.onnx.lower import Lowering, weights
 from structprune.frontends.onnx.oracle import Zeroed, largest_error, run, run_inside
@@ -210,7 +210,7 @@ class OnnxFrontend:
         """The result as the user gave the model: a file for a file, a proto for a proto."""
         is_file = isinstance(self.source, str | os.PathLike)
         if output_path is not None:
-            save(small, Path(output_path))
+            save(small, Path(output_path), is_external=any(True for _ in external_tensors(self.original)))
         if is_file:
             return Path(output_path) if output_path is not None else small
         if isinstance(self.source, onnx.ModelProto):

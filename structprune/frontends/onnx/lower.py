@@ -334,9 +334,10 @@ def is_untrained(value: ir.Value, tensor: ir.TensorProtocol) -> bool:
 def is_shared_by_accident(value: ir.Value, tensor: ir.TensorProtocol) -> bool:
     """Exporters store equal tensors once: layers that share a bias or a table are not tied by that."""
     nodes = [node for node, _ in value.uses()]
-    if len(nodes) < 2 or any(is_one_of(node, MOVING) for node in nodes):
+    # The older exporter has each reader but the first read a shared tensor through an Identity of its own.
+    if len(nodes) < 2 or any(is_one_of(node, MOVING - {"Identity"}) for node in nodes):
         return False
-    return max(sizes(tensor)) == tensor.size or all(is_one_of(node, POINTWISE) for node in nodes)
+    return max(sizes(tensor)) == tensor.size or all(is_one_of(node, POINTWISE) for node in readers(value))
 
 
 # They take parts of a stored tensor, or give it another shape.
