@@ -85,7 +85,8 @@ def test_nothing_asked_nothing_changed() -> None:
     same = structprune.shrink(model, 0)
     assert list(same.graph.initializer) == list(model.graph.initializer)
     x = np.ones((2, 6), dtype=np.float32)
-    first, second = (onnxruntime.InferenceSession(each.SerializeToString()).run(None, {"x": x}) for each in (model, same))
+    sessions = [onnxruntime.InferenceSession(each.SerializeToString()) for each in (model, same)]
+    first, second = (session.run(None, {"x": x}) for session in sessions)
     assert np.array_equal(first[0], second[0])
 
 
