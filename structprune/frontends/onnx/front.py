@@ -14,7 +14,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
-from structprune.axis import Dim
+from structprune.axis import Dim, Mask
 from structprune.errors import CaptureError, InvalidArgument, UnsupportedModel, VerificationError
 from structprune.frontends.onnx import operators  # noqa: F401  registers the entries
 from structprune.frontends.onnx.file import external_tensors, open_model, save
@@ -106,6 +106,10 @@ class OnnxFrontend:
 
     def shapes(self) -> Mapping[str, Shape]:
         return shapes_of(self.weights)
+
+    def free(self, solution: Solution) -> Mapping[Dim, Mask]:
+        """Exporters fold constants themselves: none are looked for."""
+        return {}
 
     def inputs(self) -> Any:
         return describe(self.shapes_of_inputs)
