@@ -159,11 +159,16 @@ def test_patterns_that_match_nothing(option: str) -> None:
     raised(InvalidArgument, shrink(**{option: 3}), "3")
 
 
-@pytest.mark.parametrize("model", [None, 3, "resnet18", X, Net, lambda x: x, {"a": 1}], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize("model", [None, 3, X, Net, lambda x: x, {"a": 1}], ids=lambda m: type(m).__name__)
 def test_not_a_module(model: Any) -> None:
     text = raised(InvalidArgument, lambda: structprune.shrink(model, 0.5, X), "torch.nn.Module")
     if model is Net:
         assert "instance" in text or "Net" in text
+
+
+def test_a_name_is_a_path() -> None:
+    raised(InvalidArgument, lambda: structprune.shrink("resnet18", 0.5, X), "resnet18", "output_path=")
+    raised(UnsupportedModel, lambda: structprune.plan("resnet18", 0.5), "resnet18 cannot be read", "No such file")
 
 
 # -- models -------------------------------------------------------------------------------------------

@@ -290,36 +290,43 @@ def test_external_data_that_is_wrong(tmp_path: Path) -> None:
 
 
 STREAM = """
-import resource, sys, onnx, structprune
-from pathlib import Path
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-structprune.shrink(sys.argv[1], 0.5, output_path=sys.argv[2], verify="shapes")
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024, "torch" in sys.modules)
+import sys, threading, time
+import onnx, onnx_ir, onnxruntime, structprune
+
+# Memory of our own: pages of the mapped file do not count, the machine takes them back when it needs them.
+def own():
+    lines = open("/proc/self/status", encoding="ascii").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) // 1024
+
+before, seen, stop = own(), [0], threading.Event()
+def watch():
+    while not stop.wait(0.005):
+        seen[0] = max(seen[0], own())
+threading.Thread(target=watch, daemon=True).start()
+structprune.shrink(sys.argv[1], 0.5, output_path=sys.argv[2])
+stop.set()
+print(seen[0] - before)
 """
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 def test_weights_are_streamed(tmp_path: Path) -> None:
-    """A model of 800 MB in layers of 64 MB: nowhere near a second copy is held."""
+    """A model of 800 MB in layers of 64 MB: a few layers are held at a time, never a second copy."""
     body = "".join(f"h{k} = MatMul ({'x' if k == 0 else f'r{k - 1}'}, w{k})\nr{k} = Relu (h{k})\n" for k in range(13))
     model = build("(float[N, 64] x) => (float[N, 5] y)", body + "y = MatMul (r12, last)", {})
     generator = np.random.default_rng(0)
     for k in range(13):
-        rows = 64 if k == 0 else 4096
-        array = generator.standard_normal((rows, 4096), dtype=np.float32)
+        array = generator.standard_normal((64 if k == 0 else 4096, 4096), dtype=np.float32)
         model.graph.initializer.append(onnx.numpy_helper.from_array(array, f"w{k}"))
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((4096, 5), dtype=np.float32), "last"))
     path = tmp_path / "net.onnx"
     save_external(model, path)
     del model
-    done = subprocess.run(
-        [sys.executable, "-c", STREAM, str(path), str(tmp_path / "small.onnx")],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    grown, loaded = done.stdout.split()
+    command = [sys.executable, "-c", STREAM, str(path), str(tmp_path / "small.onnx")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert (tmp_path / "small.onnx.data").stat().st_size < 410e6
-    # The file's own pages are mapped and count as long as the machine has room for them.
-    assert int(grown) < 1300 and loaded == "False"
+    assert int(done.stdout) < 250
 
 
 # -- what is imported -------------------------------------------------------------------------------

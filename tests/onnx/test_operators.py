@@ -12,6 +12,7 @@ import pytest
 import structprune
 from structprune.testing import check
 from tests.onnx.build import build, weights
+from tests.test_rules import ONLY_IN_ONNX
 
 TOLERANCE = 1e-5  # float32, a share of the largest output
 FLAT = "(float[N, 6] x) => (float[N, 5] y)"
@@ -117,6 +118,9 @@ ROWS = [
     tokens("prelu", "g = PRelu (h, s)", (8,), {"s": (8,)}),
     tokens("gated", "s = Sigmoid (h)\nk = MatMul (x, w1)\ng = Mul (k, s)", (8,), {"w1": (6, 8)}),
     tokens("where", "c = Greater (h, zero)\ng = Where (c, h, zero)", (8,), arrays={"zero": np.float32(0)}),
+    # quantization
+    tokens("quantized_weight", "d = DequantizeLinear <axis = 1> (q, s, z)\ng = MatMul (h, d)", (8, 8), {"s": (8,)},
+           arrays={"q": np.arange(-32, 32, dtype=np.int8).reshape(8, 8), "z": np.full(8, 3, dtype=np.int8)}),
     # moving axes
     image("flatten", "r = Relu (h)\nq = Flatten (r)\nk = Gemm <transB = 1> (q, w1)\ng = Reshape (k, four)", (8, 8),
           {"w1": (8, 512)}, arrays={"four": ints(0, -1, 1, 1)}),
@@ -213,6 +217,14 @@ def test_removing_is_zeroing(row: Row) -> None:
     assert sorted(group.size for group in analysis.groups) == sorted(row.groups), str(analysis)
     if row.groups:
         check(model, row.inputs, tolerance=TOLERANCE)
+
+
+def test_every_rule_that_torch_does_not_use_is_met() -> None:
+    kinds = set()
+    for row in ROWS:
+        model = build(row.signature, row.body, {**weights(row.shapes), **row.arrays}, row.opset)
+        kinds |= {op.kind for op in structprune.analyze(model, row.inputs).solution.graph.ops}
+    assert kinds >= ONLY_IN_ONNX
 
 
 def test_names_are_different() -> None:
