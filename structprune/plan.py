@@ -84,7 +84,7 @@ class Plan:
                 )
         return analysis, small
 
-    def realized(self, model: Any, at_once: bool) -> tuple[Analysis, Realized]:
+    def realized(self, model: Any, at_once: bool = False) -> tuple[Analysis, Realized]:
         if self._ready is not None:
             planned, analysis, realized, keep = self._ready
             self._ready = None

@@ -160,6 +160,23 @@ def test_a_number_is_mended_for_one_reader_alone() -> None:
         assert first.shape == second.shape
 
 
+def test_a_size_that_cannot_be_mended_stays() -> None:
+    """A maximum of two sizes cannot be made another number by changing one of them: the width behind it is held."""
+    body = (
+        "h = MatMul (x, w0)\n" + HEADS
+        + "m = Mul (l, c)\nrows = Div (m, eight)\nmost = Max (rows, one)\nrows1 = Unsqueeze (most, at)\n"
+        "flat = Concat <axis = 0> (n1, rows1, minus1)\nr = Reshape (h, flat)\ng = Mul (r, s0)\n"
+        "b = Reshape (g, together)\ny = MatMul (b, wh)"
+    )  # fmt: skip
+    arrays = {**weights({"w0": (6, 32), "s0": (8,), "wh": (32, 5)}), **NUMBERS, "eight": np.int64(8), "minus1": ints(-1)}
+    model = build(TOKENS, body, arrays)
+    assert sorted(group.size for group in structprune.analyze(model).groups) == [4, 8]
+    after = tensors(structprune.shrink(model, 0.49, verify="numeric"))
+    assert after["s0"].shape == (8,) and after["w0"].shape == (6, 16)
+    with pytest.raises(structprune.errors.StructpruneError, match="reachable"):
+        structprune.shrink(model, 0.9)
+
+
 def test_two_readers_of_one_shape_come_to_need_different_ones() -> None:
     body = (
         "h = MatMul (x, w0)\nk = MatMul (x, w1)\nr = Reshape (h, shape)\ng = Mul (r, s0)\n"

@@ -23,9 +23,13 @@ def open_model(model: Any) -> ir.Model:
     """A path, a ModelProto or an onnx_ir.Model, read. Weights stay where they are until they are asked for."""
     if isinstance(model, ir.Model):
         return model
-    if isinstance(model, onnx.ModelProto):
-        return from_proto(model, "the ModelProto")
-    return load(Path(model))
+    if not isinstance(model, onnx.ModelProto):
+        return load(Path(model))
+    read = from_proto(model, "the ModelProto")
+    for tensor in external_tensors(read):
+        # Where such a proto came from is not known: onnx and onnx_ir look for its data here.
+        check_external(tensor, Path("ModelProto"))
+    return read
 
 
 def load(path: Path) -> ir.Model:
@@ -94,9 +98,7 @@ def save(model: ir.Model, path: Path, is_external: bool) -> None:
     values = [value for graph in model.graphs() for value in graph.initializers.values()]
     size = sum(value.const_value.nbytes for value in values if value.const_value is not None)
     data = f"{path.name}.data" if is_external or size > LARGEST_FILE - (1 << 20) else None
-    for value in values:
-        if isinstance(value.const_value, ir.ExternalTensor):
-            value.const_value = read_when_written(value.const_value)
+    hold_external(model)
     try:
         beside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     except OSError as error:
@@ -110,6 +112,14 @@ def save(model: ir.Model, path: Path, is_external: bool) -> None:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def hold_external(model: ir.Model) -> None:
+    """Weights that lie in another file are written with the model, wherever it goes."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                value.const_value = read_when_written(value.const_value)
 
 
 def read_when_written(tensor: ir.ExternalTensor) -> ir.LazyTensor:

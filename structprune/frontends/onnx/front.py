@@ -228,7 +228,7 @@ class OnnxFrontend:
 
 def stored_shapes(model: Any) -> dict[str, Shape]:
     """The shapes of what a model stores, by name."""
-    return shapes_of(weights(open_model(model)))
+    return shapes_of(weights(inlined(open_model(model))))
 
 
 def shapes_of(tensors: Mapping[str, ir.TensorProtocol]) -> dict[str, Shape]:

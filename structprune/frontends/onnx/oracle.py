@@ -17,6 +17,7 @@ import onnxruntime
 
 from structprune.axis import Indices
 from structprune.errors import CaptureError
+from structprune.frontends.onnx.file import hold_external
 from structprune.frontends.onnx.lower import Lowering, Stored
 from structprune.frontends.onnx.mend import add_initializer, free_name
 from structprune.frontends.onnx.small import Shrinker, set_constant
@@ -34,8 +35,10 @@ def session(model: ir.Model, is_plain: bool = False) -> onnxruntime.InferenceSes
     options.log_severity_level = ONLY_FATAL
     if is_plain:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
-    if size < 1 << 30:
+    model = model.clone()
+    hold_external(model)
+    values = [value for graph in model.graphs() for value in graph.initializers.values()]
+    if sum(value.const_value.nbytes for value in values if value.const_value is not None) < 1 << 30:
         return onnxruntime.InferenceSession(
             ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
         )

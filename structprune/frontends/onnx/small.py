@@ -94,6 +94,8 @@ class Shrinker:
 
     def cut_weights(self) -> None:
         edits = self.rewrite.edits()
+        if not edits:
+            return
         by_value: dict[ir.Value, list[Stored]] = {}
         for stored in self.lowering.stored.values():
             by_value.setdefault(stored.value, []).append(stored)
@@ -244,8 +246,6 @@ DEFAULTS = {"group": 1}
 
 def cut(tensor: ir.TensorProtocol, cuts: Cuts) -> ir.TensorProtocol:
     """The tensor without what is removed, computed when it is read: no second copy of all weights exists."""
-    if not cuts:
-        return tensor
     shape = ir.Shape([len(cuts[axis]) if axis in cuts else size for axis, size in enumerate(sizes(tensor))])
 
     def evaluate() -> ir.TensorProtocol:
