@@ -24,10 +24,12 @@ from structprune.passes.group import Group
 from structprune.passes.measure import channels
 from structprune.passes.score import CRITERIA, Criterion, random_scores, score
 from structprune.passes.select import alignment, bundles, movable, select
-from structprune.plan import OUTPUTS, VERIFICATIONS, Plan, make_plan
+from structprune.plan import MEASURES, OUTPUTS, VERIFICATIONS, Plan, make_plan
 from structprune.progress import shown
 
 SCOPES = ("global", "uniform")
+# Channels that a runtime's convolutions are computed in at a time.
+BLOCKS = {"onnxruntime": 16}
 
 
 def shrink(
@@ -40,7 +42,7 @@ def shrink(
     scope: str = "global",
     exclude: Sequence[str] = (),
     only: Sequence[str] = (),
-    align: int | None = None,
+    align: int | str | None = None,
     output: str = "auto",
     verify: str | None = "shapes",
     seed: int = 0,
@@ -53,7 +55,8 @@ def shrink(
     The model is left untouched: a torch.nn.Module, the path of an ONNX file (the result is written to
     `output_path`), an onnx.ModelProto or an onnx_ir.Model. `example_inputs` is a tensor, a tuple, or a dict of keyword
     arguments; left out, inputs that work are found. `align`: kept widths are multiples of it; left out, torch models
-    are free, and convolutions of ONNX models keep multiples of 16, as onnxruntime wants them.
+    are free, and convolutions of ONNX models keep multiples of 16, as onnxruntime wants them; so do those of torch
+    models that will run there with `align="onnxruntime"`.
     `print(structprune.plan(...))` shows the same decision before it is carried out. `progress` shows long work on
     standard error; left out, it does so where that is a terminal.
     """
@@ -92,7 +95,7 @@ def plan(
     scope: str = "global",
     exclude: Sequence[str] = (),
     only: Sequence[str] = (),
-    align: int | None = None,
+    align: int | str | None = None,
     output: str = "auto",
     verify: str | None = "shapes",
     seed: int = 0,
@@ -158,11 +161,12 @@ def load(
 def check_options(ratio: Any, of: Any, score: Any, scope: Any, align: Any, output: Any, verify: Any, seed: Any) -> None:
     if isinstance(ratio, bool) or not isinstance(ratio, Real) or not isfinite(ratio) or not 0 <= float(ratio) < 1:
         raise InvalidArgument(f"ratio={ratio!r} is not usable: give the share to remove, a number from 0 to below 1")
-    for name, value, least in (("align", 1 if align is None else align, 1), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InvalidArgument(f"{name}={value!r} is not usable: give a whole number, {least} or more")
+    for name, value, least, words in (("align", align, 1, (None, *BLOCKS)), ("seed", seed, 0, ())):
+        if (isinstance(value, bool) or not isinstance(value, int) or value < least) and value not in words:
+            others = "".join(f", or {word!r}" for word in words if word)
+            raise InvalidArgument(f"{name}={value!r} is not usable: give a whole number, {least} or more{others}")
     for name, value, known in (
-        ("of", of, ("params", "macs", "channels")),
+        ("of", of, MEASURES),
         ("scope", scope, SCOPES),
         ("output", output, OUTPUTS),
         ("verify", verify, VERIFICATIONS),
@@ -205,7 +209,7 @@ class Chooser:
         of: str,
         how: str | Criterion,
         scope: str,
-        align: int | None,
+        align: int | str | None,
         seed: int,
     ) -> None:
         self.analysis = analysis
@@ -220,10 +224,10 @@ class Chooser:
         for dim, is_free in analysis.frontend.free(analysis.solution).items():
             if dim in self.scores:
                 self.scores[dim] = np.where(is_free, 0.0, self.scores[dim])
-        self.align = align
-        block = analysis.frontend.block_of_convolutions
+        self.align = align if isinstance(align, int) else None
+        block = BLOCKS[align] if isinstance(align, str) else analysis.frontend.block_of_convolutions
         # Where whole blocks are too coarse for the ratio, half blocks are tried, and so on.
-        self.blocks = [align] if align is not None else [block >> k for k in range(block.bit_length())]
+        self.blocks = [align] if isinstance(align, int) else [block >> k for k in range(block.bit_length())]
         if of == "channels":
             can_move = movable(self.widths(False), analysis.solution.system.frozen)
             self.groups = [group for group in groups if group.dim in can_move]
@@ -243,7 +247,7 @@ class Chooser:
         choices = bundles(groups, aligned, constraints.ties)
         measure = channels(self.groups) if self.of == "channels" else self.analysis.measure(self.of)
         kept = select(choices, self.scores, measure, self.ratio, self.scope)
-        if is_default and block > 1:
+        if block > 1 and is_default and aligned and kept:
             self.note = f"widths of convolutions are multiples of {block} where they can be (align=1 sets them free)"
         return kept
 

@@ -26,6 +26,7 @@ DTYPES = (
     *("float64", "float32", "float16", "bfloat16", "complex64", "complex128"),
     *("int64", "int32", "int16", "int8", "uint8", "bool"),
 )
+MEASURES = ("params", "macs", "channels")
 OUTPUTS = ("auto", "module", "graph")
 VERIFICATIONS = ("shapes", "numeric", None)
 
@@ -96,7 +97,11 @@ class Plan:
         def choose(constraints: Constraints) -> Kept:
             return kept
 
-        return analysis, analysis.frontend.realize(analysis.solution, choose, self.output)
+        realized = analysis.frontend.realize(analysis.solution, choose, self.output)
+        # A loaded plan has no report yet, and that of an edited one says what was decided before.
+        of, ratio = self.options["of"], self.options["ratio"]
+        self.report = make_report(analysis, realized.rewrite, of, ratio, realized.kind, realized.note)
+        return analysis, realized
 
     def kept(self, analysis: Analysis) -> Kept:
         groups = {group.name: group for group in analysis.groups}
@@ -188,6 +193,8 @@ class Plan:
                     raise PlanMismatch(f"{path}: the indices kept of {name!r} are not usable")
             if not describes_inputs(made.inputs):
                 raise PlanMismatch(f"{path}: its description of the model's inputs is not usable")
+            if made.options["of"] not in MEASURES or not 0 <= float(made.options["ratio"]) < 1:
+                raise PlanMismatch(f"{path}: its options are not usable")
             if made.output not in OUTPUTS or made.verify not in VERIFICATIONS:
                 raise PlanMismatch(f"{path}: output={made.output!r} or verify={made.verify!r} is unknown")
             return made

@@ -36,7 +36,7 @@ LAYERS: list[set[str]] = [
     {OTHERS},
     {"api"},
     {"structprune"},
-    {"cli"},
+    {"cli", "__main__"},
 ]
 FRAMEWORKS = {"torch", "torchvision", "timm", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime"}
 
