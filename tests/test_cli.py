@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -807,6 +806,16 @@ def test_external_data_of_the_input_is_not_written_over(call: Any, here: Path) -
     assert compared["a"]["file_bytes"] == len(before) + (here / "other.onnx").stat().st_size
 
 
+def test_the_plan_beside_the_weights_is_an_input_too(call: Any, here: Path) -> None:
+    call("shrink", "nets:build", "small.safetensors", "--ratio", 0.5)
+    before = (here / "small.plan.json").read_bytes()
+    command = ("apply", "small.plan.json", "nets:build", "small.safetensors", "--verify", "numeric")
+    code, _, error = call(*command)
+    assert code == Exit.USAGE and "small.plan.json is read by this command" in error
+    assert (here / "small.plan.json").read_bytes() == before
+    assert call(*command, "--force")[0] == 0
+
+
 def test_an_older_output_is_replaced_whole(call: Any, here: Path) -> None:
     (here / "real").mkdir()
     (here / "real" / "old.pt2").write_text("old", encoding="utf-8")
@@ -892,11 +901,29 @@ def test_termination_leaves_nothing(here: Path) -> None:
     assert names(here) == {"slow.py", "started"}
 
 
-@pytest.mark.skipif(os.name != "posix" or shutil.which("head") is None, reason="needs a pipe to head")
+@pytest.mark.skipif(os.name != "posix", reason="needs pipes")
 def test_a_reader_that_has_had_enough(here: Path) -> None:
-    command = f"{sys.executable} -m structprune explain zoo:vit blocks.0.mlp.0.weight --json | head -c 1"
-    done = subprocess.run(command, shell=True, cwd=here, capture_output=True, text=True, env=environment(), check=True)
-    assert done.stdout == "{" and "Error" not in done.stderr
+    save_onnx(here / "net.onnx")
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "structprune", "analyze", "net.onnx"],
+        cwd=here, stdout=writing, stderr=subprocess.PIPE, text=True, env=environment(), check=False,
+    )  # fmt: skip
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_an_answer_that_cannot_be_written(here: Path) -> None:
+    save_onnx(here / "net.onnx")
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "structprune", "analyze", "net.onnx", "--json"],
+            cwd=here, stdout=full, stderr=subprocess.PIPE, text=True, env=environment(), check=False,
+        )  # fmt: skip
+    assert done.returncode == Exit.OUTPUT
+    assert done.stderr == "structprune: the answer cannot be written: No space left on device\n"
 
 
 # -- installed ----------------------------------------------------------------------------------------

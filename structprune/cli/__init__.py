@@ -61,9 +61,12 @@ def command(name: str) -> Callable[[Namespace], Outcome]:
 def answer(data: dict[str, Any] | None, text: str) -> int:
     try:
         print(text if data is None else json.dumps(data, indent=1, allow_nan=False), flush=True)
-    except BrokenPipeError:
-        # Whoever reads has had enough; the work itself is done. Python would complain once more at exit.
+    except OSError as error:
+        # Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # there, whoever reads has had enough
+            complain(f"the answer cannot be written: {error.strerror}")
+            return Exit.OUTPUT
     return Exit.DONE
 
 

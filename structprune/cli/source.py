@@ -48,9 +48,9 @@ def as_example(shapes: Sequence[InputShape], made: Sequence[Any]) -> Any:
 
 
 def files_of(name: str) -> list[Path]:
-    """The files that a model is stored in: its own, and those of an ONNX model's larger tensors."""
+    """The files that a name stands for: its own, if there is one, and those of an ONNX model's larger tensors."""
     if not name.endswith(".onnx"):
-        return [Path(name)] if name.endswith(".pt2") else []
+        return [Path(name)] if Path(name).is_file() else []
     from structprune.frontends.onnx.file import external_tensors, load
 
     return [Path(name), *sorted({Path(tensor.path) for tensor in external_tensors(load(Path(name)))})]
