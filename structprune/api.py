@@ -243,11 +243,12 @@ class Chooser:
     def choose(self, constraints: Constraints, block: int) -> Kept:
         groups = [group for group in self.groups if group.dim not in constraints.frozen]
         is_default = self.align is None
-        aligned = alignment(self.widths(is_default), self.analysis.solution.system.frozen, block)
+        widths = self.widths(is_default)
+        aligned = alignment(widths, self.analysis.solution.system.frozen, block)
         choices = bundles(groups, aligned, constraints.ties)
         measure = channels(self.groups) if self.of == "channels" else self.analysis.measure(self.of)
         kept = select(choices, self.scores, measure, self.ratio, self.scope)
-        if block > 1 and is_default and aligned and kept:
+        if block > 1 and is_default and widths and kept:
             self.note = f"widths of convolutions are multiples of {block} where they can be (align=1 sets them free)"
         return kept
 

@@ -348,6 +348,8 @@ def test_onnx_from_torch(call: Any, here: Path) -> None:
         assert np.allclose(run_onnx(here / "small.onnx", several.numpy()), small(several).numpy(), atol=1e-5)
     widths = {each["name"]: each["after"] for each in found["report"]["layers"]}
     assert all(widths[name][0] % 16 == 0 for name in widths if "conv" in name and name.endswith("weight"))
+    linear = ("shrink", "nets:build", "--dry-run", "--ratio", 0.5, "--align", "onnxruntime", "--json")
+    assert answer(call(*linear))["report"]["note"] == "", "a model without convolutions"
     free = answer(call("shrink", "zoo:resnet20", "--dry-run", "--ratio", 0.5, "--align", 1, "--json"))["report"]
     assert any(each["after"][0] % 16 for each in free["layers"] if "conv" in each["name"])
 
