@@ -21,7 +21,7 @@ from torch import nn
 
 import models_zoo
 import structprune
-from structprune import cli
+from structprune import cli, progress
 from structprune.cli import outputs as cli_outputs
 from structprune.cli.arguments import EXIT_CODES, parser
 from structprune.cli.outcome import CODES, Exit
@@ -702,6 +702,17 @@ def test_errors_as_json(call: Any) -> None:
 def test_json_alone_on_standard_output(call: Any) -> None:
     _, out, error = call("analyze", "nets:build", "--json")
     assert json.loads(out) and "a factory that talks" in error
+
+
+def test_progress_on_a_terminal_alone(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "exporting" not in call("shrink", "nets:build", "small.pt2", "--ratio", 0.5)[2]
+    monkeypatch.setattr(progress, "is_terminal", lambda stream: True)
+    monkeypatch.setattr(progress, "PATIENCE", 0.0)
+    monkeypatch.setattr(progress, "PAUSE", 0.0)
+    code, out, error = call("shrink", "nets:build", "small.pt2", "--ratio", 0.5, "--json")
+    assert code == 0 and json.loads(out)
+    assert "reading nets:build" in error and "recording operator 2" in error and "exporting" in error
+    assert error.endswith("\r"), "the line is erased"
 
 
 def test_a_failed_verification(call: Any, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from structprune.cli.arguments import read_arguments
 from structprune.cli.outcome import Exit, Outcome, exit_for, one_line
+from structprune.progress import shown
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = read_arguments(sys.argv[1:] if arguments is None else arguments)
     try:
         # Whatever models and libraries print, standard output holds the answer alone.
-        with redirect_stdout(sys.stderr), short_warnings(), stopped_by_termination():
+        with redirect_stdout(sys.stderr), short_warnings(), stopped_by_termination(), shown(None):
             outcome = command(options.command)(options)
     except KeyboardInterrupt:
         complain("interrupted")

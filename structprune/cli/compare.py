@@ -27,6 +27,7 @@ from structprune.cli.runner import (
     settled,
 )
 from structprune.cli.source import Source, files_of, read_source
+from structprune.progress import doing
 
 WARM_UP = 5
 
@@ -83,6 +84,7 @@ def compare(options: Namespace) -> Outcome:
         prepared.append(side.runner.prepare([arrays[place] for place in order]))
         outputs.append(side.runner.arrays(ran(side.runner, prepared[-1], side.source.name)))
         own = [taken[place] for place in order]
+        doing(f"measuring the memory of {side.source.name}")
         peak = side.peak(own, options.threads)
         found.append({**side.at(own, prepared[-1]).counted(), "outputs": len(outputs[-1]), "peak_memory_bytes": peak})
     times = timed([side.runner for side in sides], prepared, options.runs)
@@ -113,6 +115,7 @@ def timed(runners: Sequence[Runner], prepared: Sequence[Any], runs: int) -> list
     gc.disable()
     try:
         for turn in range(runs):
+            doing("timing run", turn + 1, runs)
             for place in (0, 1) if turn % 2 == 0 else (1, 0):
                 start = perf_counter()
                 runners[place].run(prepared[place])

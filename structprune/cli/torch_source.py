@@ -16,6 +16,7 @@ from structprune.cli.arguments import InputShape
 from structprune.cli.source import Source, as_example, existing, need
 from structprune.errors import InvalidArgument, StructpruneError, UnsupportedModel
 from structprune.plan import DTYPES
+from structprune.progress import doing
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -30,6 +31,7 @@ def read_torch_source(name: str, weights: str | None, inputs: Sequence[InputShap
             existing(name)
         hint = " A file of weights goes to --weights, with module:factory as MODEL." if is_weights(name) else ""
         raise UnsupportedModel(f"{name} is not .onnx, .pt2, module:factory or zoo:name.{hint}")
+    doing(f"reading {name}")
     need("torch", f"reading {name}")
     if name.endswith(".pt2"):
         made = load_program(name)

@@ -13,6 +13,7 @@ from structprune.cli.source import Source
 from structprune.cli.torch_source import quiet
 from structprune.errors import UnsupportedModel
 from structprune.plan import Plan
+from structprune.progress import doing
 
 
 def write_torch(small: Any, source: Source, plan: Plan, target: str, path: Path) -> str:
@@ -87,6 +88,7 @@ def export(small: Any, source: Source, plan: Plan) -> Exported:
 
     from structprune.frontends.torch.inputs import as_arguments, restore
 
+    doing("exporting")
     device = next(small.parameters()).device
     arguments, keywords = restore(plan.inputs, device) if source.inputs is None else as_arguments(source.inputs)
     with quiet():
@@ -134,6 +136,7 @@ def first_line(error: Exception) -> str:
 def as_onnx(exported: Exported) -> Any:
     import torch
 
+    doing("converting to ONNX")
     with quiet():
         try:
             return torch.onnx.export(exported.program, dynamo=True, verbose=False, dynamic_shapes=exported.shapes)
