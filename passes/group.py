@@ -28,7 +28,7 @@ class Member:
     @property
     def is_entering(self) -> bool:
         """The axis of a weight that its layer sums over."""
-        contracted = {("linear", 1): 1, ("conv", 1): 1, ("conv_transposed", 1): 0}
+        contracted = {("linear", 1): 1, ("linear_transposed", 1): 0, ("conv", 1): 1, ("conv_transposed", 1): 0}
         return any(contracted.get(role) == self.axis for role in self.roles)
 
 

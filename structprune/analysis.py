@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from structprune.axis import Axis, Dim, Freeze, Product, Reordered, Sum, variables
 from structprune.drawing import svg
 from structprune.errors import InvalidArgument
+from structprune.explanation import ExplainedAxis, Explanation, Held, HeldAxis, Tied, Width
 from structprune.frontends.protocol import Frontend
 from structprune.graph import Op, Value
 from structprune.passes import measure
@@ -66,37 +68,101 @@ class Analysis:
                 shares[cause.reason] = (cause, shares.get(cause.reason, (cause, 0))[1] + prod(value.shape))
         return sorted(shares.values(), key=lambda item: -item[1])
 
+    def removable(self, of: str) -> float:
+        """The share that would be gone if one index of every group were left: no choice removes more."""
+        counted = self.measure(of)
+        counted.set({group.dim: 1 for group in self.groups})
+        return counted.removed
+
+    def as_dict(self) -> dict[str, Any]:
+        """What is printed, and the members of each group, as data."""
+        return {
+            "model": self.frontend.model_name,
+            "parameters": self.frontend.total,
+            "macs": self.measure("macs").whole,
+            "removable": {of: self.removable(of) for of in ("params", "macs")},
+            "groups": [
+                {
+                    "name": group.name,
+                    "size": group.size,
+                    "exact": group.exact,
+                    "statistics": list(dict.fromkeys(op.name for op in group.inexact)),
+                    "members": [{"parameter": member.parameter, "axis": member.axis} for member in group.members],
+                }
+                for group in self.groups
+            ],
+            "frozen": [
+                {"reason": cause.reason, "where": described(cause), "entries": entries}
+                for cause, entries in self.frozen
+            ],
+        }
+
     # -- explanations --------------------------------------------------------------------------
 
     def explain(self, name: str) -> str:
         """What is tied to a parameter and through which operators; what is frozen, and why."""
+        return str(self.explanation(name))
+
+    def explanation(self, name: str) -> Explanation:
+        """The same as data."""
         value = self.solution.graph.parameters.get(name)
         if value is None:
-            if name in self.frontend.shapes():
-                return f"{name} is not used by the forward pass: it stays as it is."
-            close = [known for known in self.solution.graph.parameters if name in known][:5]
+            shapes = self.frontend.shapes()
+            if name in shapes:
+                return Explanation(name, tuple(shapes[name]), (), is_used=False)
+            known = list(self.solution.graph.parameters)
+            close = [each for each in known if name in each][:5] or get_close_matches(name, known, 5)
             hint = f"; did you mean {', '.join(close)}?" if close else ""
             raise InvalidArgument(f"the model has no parameter {name!r}{hint}")
-        lines = [f"{name} {list(value.shape)}"]
-        for position, axis in enumerate(self.solution.expanded(value)):
-            lines.append(f"  axis {position}: {self.show(axis)}")
-            for leaf in dict.fromkeys(self.solution.system.leaves(axis)):
-                lines.extend(f"    {line}" for line in self.explain_dim(leaf, value))
-        return "\n".join(lines)
+        return Explanation(
+            name,
+            value.shape,
+            tuple(
+                ExplainedAxis(
+                    self.show(axis),
+                    tuple(self.width(leaf, value) for leaf in dict.fromkeys(self.solution.system.leaves(axis))),
+                )
+                for axis in self.solution.expanded(value)
+            ),
+        )
 
-    def explain_dim(self, dim: Dim, start: Value) -> list[str]:
+    def width(self, dim: Dim, start: Value) -> Width:
         cause = self.solution.system.frozen.get(dim)
         if cause is not None:
-            where = f" ({cause.where})" if cause.where is not None else ""
-            return [f"{self.label(dim)} is frozen: {cause.reason}{where}"]
-        lines = [f"{self.label(dim)}: {dim.size} indices, removed together from"]
-        for target, steps in self.paths(dim, start):
-            through = " -> ".join(dict.fromkeys(op.name for op in steps)) or "the same parameter"
-            lines.append(f"  {target} through {through}")
+            return Width(self.label(dim), dim.size, cause.reason, described(cause))
         inexact = next((group.inexact for group in self.groups if group.dim is dim), ())
-        if inexact:
-            lines.append(f"  removing changes the statistics of {', '.join(dict.fromkeys(op.name for op in inexact))}")
-        return lines
+        return Width(
+            self.label(dim),
+            dim.size,
+            tied=tuple(
+                Tied(target, tuple(dict.fromkeys(op.name for op in steps))) for target, steps in self.paths(dim, start)
+            ),
+            statistics=tuple(dict.fromkeys(op.name for op in inexact)),
+        )
+
+    @cached_property
+    def held(self) -> list[Held]:
+        """Every reason for which an axis of a trained parameter cannot change, the weightiest first."""
+        axes: dict[str, dict[HeldAxis, None]] = {}
+        entries: dict[str, int] = {}
+        frozen = self.solution.system.frozen
+        for name, value in self.solution.graph.parameters.items():
+            if not value.is_trained:
+                continue
+            reasons: set[str] = set()
+            is_whole = True
+            for position, axis in enumerate(self.solution.expanded(value)):
+                for leaf in self.solution.system.leaves(axis):
+                    if leaf not in frozen:
+                        is_whole = False
+                    elif leaf.size > 1:
+                        cause = frozen[leaf]
+                        reasons.add(cause.reason)
+                        axes.setdefault(cause.reason, {})[HeldAxis(name, position, described(cause))] = None
+            for reason in reasons if is_whole else ():
+                entries[reason] = entries.get(reason, 0) + prod(value.shape)
+        found = [Held(reason, entries.get(reason, 0), tuple(each)) for reason, each in axes.items()]
+        return sorted(found, key=lambda each: (-each.entries, -len(each.axes)))
 
     def paths(self, dim: Dim, start: Value) -> list[tuple[str, list[Op]]]:
         """Every parameter tied by a dimension, with the operators on the shortest way to it."""
@@ -200,3 +266,8 @@ class Analysis:
 def quoted(name: str) -> str:
     """A name as it stands between quotes in the DOT language."""
     return name.replace("\\", "\\\\").replace('"', '\\"')
+
+
+def described(cause: Freeze) -> str:
+    """The operator that gives the reason."""
+    return "" if cause.where is None else str(cause.where)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,19 +15,21 @@ from typing import Any
 import numpy as np
 
 from structprune.analysis import Analysis
-from structprune.axis import Kept, unordered
+from structprune.axis import Axis, Kept, unordered
 from structprune.errors import InvalidArgument, PlanMismatch, UnsupportedRatio
-from structprune.frontends import neutral, read
-from structprune.frontends.names import matching, numbered, stored
+from structprune.frontends import check_output, neutral, read, stored_shapes
+from structprune.frontends.names import matching, numbered
 from structprune.frontends.protocol import Constraints
 from structprune.passes.group import Group
 from structprune.passes.measure import channels
 from structprune.passes.score import CRITERIA, Criterion, random_scores, score
 from structprune.passes.select import alignment, bundles, movable, select
-from structprune.plan import OUTPUTS, VERIFICATIONS, Plan, make_plan
+from structprune.plan import MEASURES, OUTPUTS, VERIFICATIONS, Plan, make_plan
 from structprune.progress import shown
 
 SCOPES = ("global", "uniform")
+# Channels that a runtime's convolutions are computed in at a time.
+BLOCKS = {"onnxruntime": 16}
 
 
 def shrink(
@@ -39,19 +42,25 @@ def shrink(
     scope: str = "global",
     exclude: Sequence[str] = (),
     only: Sequence[str] = (),
-    align: int = 1,
+    align: int | str | None = None,
     output: str = "auto",
     verify: str | None = "shapes",
     seed: int = 0,
     progress: bool | None = None,
+    output_path: str | os.PathLike[str] | None = None,
+    force: bool = False,
 ) -> Any:
     """A smaller model that does the same task: `ratio` of its parameters (or macs, or channels) is gone.
 
-    The model is left untouched. `example_inputs` is a tensor, a tuple, or a dict of keyword
-    arguments; left out, inputs that work are found. `print(structprune.plan(...))` shows the same
-    decision before it is carried out. `progress` shows long work on standard error; left out, it does so
-    where that is a terminal.
+    The model is left untouched: a torch.nn.Module, the path of an ONNX file (the result is written to
+    `output_path`), an onnx.ModelProto or an onnx_ir.Model. `example_inputs` is a tensor, a tuple, or a dict of keyword
+    arguments; left out, inputs that work are found. `align`: kept widths are multiples of it; left out, torch models
+    are free, and convolutions of ONNX models keep multiples of 16, as onnxruntime wants them; so do those of torch
+    models that will run there with `align="onnxruntime"`.
+    `print(structprune.plan(...))` shows the same decision before it is carried out. `progress` shows long work on
+    standard error; left out, it does so where that is a terminal.
     """
+    check_output(model, output_path, force)
     with shown(progress):
         made = plan(
             model,
@@ -67,7 +76,7 @@ def shrink(
             verify=verify,
             seed=seed,
         )
-        small = made.carry_out(model, at_once=True)
+        small = made.carry_out(model, at_once=True, output_path=output_path, force=force)
     if output == "auto" and made.report is not None and made.report.kind == "graph":
         warnings.warn(
             f"the result is a torch.fx.GraphModule: a {made.model} cannot take the new sizes. {made.report.note}",
@@ -86,7 +95,7 @@ def plan(
     scope: str = "global",
     exclude: Sequence[str] = (),
     only: Sequence[str] = (),
-    align: int = 1,
+    align: int | str | None = None,
     output: str = "auto",
     verify: str | None = "shapes",
     seed: int = 0,
@@ -95,10 +104,13 @@ def plan(
     """The decision that `shrink` would carry out."""
     check_options(ratio, of, score, scope, align, output, verify, seed)
     exclude, only = as_patterns("exclude", exclude), as_patterns("only", only)
-    names = [name for name, _ in stored(model)]
-    excluded, wanted = matching(names, exclude), matching(names, only) if only else set(names)
+    if exclude or only:
+        # Before the model is read, which takes longer.
+        matching(stored_shapes(model), (*exclude, *only))
     with shown(progress), neutral(model), paused_collector():
         analysis = analyze(model, example_inputs)
+        names = {*analysis.frontend.shapes(), *analysis.solution.graph.parameters}
+        excluded, wanted = matching(names, exclude), matching(names, only) if only else names
         groups = admitted(analysis.groups, excluded, wanted)
         chooser = Chooser(analysis, groups, ratio, of, score, scope, align, seed)
         realized = analysis.frontend.realize(analysis.solution, chooser, output)
@@ -112,6 +124,7 @@ def plan(
         "align": align,
         "seed": seed,
     }
+    realized.note = realized.note or chooser.note
     return make_plan(analysis, realized, model, options, output, verify)
 
 
@@ -152,11 +165,12 @@ def load(
 def check_options(ratio: Any, of: Any, score: Any, scope: Any, align: Any, output: Any, verify: Any, seed: Any) -> None:
     if isinstance(ratio, bool) or not isinstance(ratio, Real) or not isfinite(ratio) or not 0 <= float(ratio) < 1:
         raise InvalidArgument(f"ratio={ratio!r} is not usable: give the share to remove, a number from 0 to below 1")
-    for name, value, least in (("align", align, 1), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InvalidArgument(f"{name}={value!r} is not usable: give a whole number, {least} or more")
+    for name, value, least, words in (("align", align, 1, (None, *BLOCKS)), ("seed", seed, 0, ())):
+        if (isinstance(value, bool) or not isinstance(value, int) or value < least) and value not in words:
+            others = "".join(f", or {word!r}" for word in words if word)
+            raise InvalidArgument(f"{name}={value!r} is not usable: give a whole number, {least} or more{others}")
     for name, value, known in (
-        ("of", of, ("params", "macs", "channels")),
+        ("of", of, MEASURES),
         ("scope", scope, SCOPES),
         ("output", output, OUTPUTS),
         ("verify", verify, VERIFICATIONS),
@@ -199,13 +213,14 @@ class Chooser:
         of: str,
         how: str | Criterion,
         scope: str,
-        align: int,
+        align: int | str | None,
         seed: int,
     ) -> None:
         self.analysis = analysis
         self.groups = groups
         self.ratio = ratio
         self.of = of
+        self.note = ""
         self.scope = "uniform" if of == "channels" else scope
         names = {member.parameter for group in groups for member in group.members if member.is_trained}
         criterion = random_scores(seed) if how == "random" else how
@@ -213,22 +228,44 @@ class Chooser:
         for dim, is_free in analysis.frontend.free(analysis.solution).items():
             if dim in self.scores:
                 self.scores[dim] = np.where(is_free, 0.0, self.scores[dim])
-        graph, frozen = analysis.solution.graph, analysis.solution.system.frozen
-        trained = [value for value in graph.parameters.values() if value.is_trained]
-        axes = [unordered(axis) for value in trained for axis in analysis.solution.expanded(value)]
-        self.alignment = alignment(axes, frozen, align)
+        self.align = align if isinstance(align, int) else None
+        block = BLOCKS[align] if isinstance(align, str) else analysis.frontend.block_of_convolutions
+        # Where whole blocks are too coarse for the ratio, half blocks are tried, and so on.
+        self.blocks = [align] if isinstance(align, int) else [block >> k for k in range(block.bit_length())]
         if of == "channels":
-            can_move = movable(axes, frozen)
+            can_move = movable(self.widths(False), analysis.solution.system.frozen)
             self.groups = [group for group in groups if group.dim in can_move]
 
     def __call__(self, constraints: Constraints) -> Kept:
+        for block in self.blocks:
+            try:
+                return self.choose(constraints, block)
+            except UnsupportedRatio as error:
+                missed = error
+        raise UnsupportedRatio(self.why(str(missed))) from missed
+
+    def choose(self, constraints: Constraints, block: int) -> Kept:
         groups = [group for group in self.groups if group.dim not in constraints.frozen]
-        choices = bundles(groups, self.alignment, constraints.ties)
-        try:
-            measure = channels(self.groups) if self.of == "channels" else self.analysis.measure(self.of)
-            return select(choices, self.scores, measure, self.ratio, self.scope)
-        except UnsupportedRatio as error:
-            raise UnsupportedRatio(self.why(str(error))) from error
+        is_default = self.align is None
+        widths = self.widths(is_default)
+        aligned = alignment(widths, self.analysis.solution.system.frozen, block)
+        choices = bundles(groups, aligned, constraints.ties)
+        measure = channels(self.groups) if self.of == "channels" else self.analysis.measure(self.of)
+        kept = select(choices, self.scores, measure, self.ratio, self.scope)
+        if block > 1 and is_default and widths and kept:
+            self.note = f"widths of convolutions are multiples of {block} where they can be (align=1 sets them free)"
+        return kept
+
+    def widths(self, of_convolutions: bool) -> list[Axis]:
+        """The axes of trained weights; or those of convolutions alone, which run in blocks of channels."""
+        solution = self.analysis.solution
+        if of_convolutions:
+            weights = [op.inputs[1] for op in solution.graph.ops if op.kind in ("conv", "conv_transposed")]
+            axes = [axis for weight in weights if weight is not None for axis in solution.expanded(weight)[:2]]
+        else:
+            trained = [value for value in solution.graph.parameters.values() if value.is_trained]
+            axes = [axis for value in trained for axis in solution.expanded(value)]
+        return list(map(unordered, axes))
 
     def why(self, limit: str) -> str:
         total = max(self.analysis.frontend.total, 1)

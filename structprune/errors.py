@@ -40,3 +40,11 @@ class PlanMismatch(StructpruneError):
 
 class VerificationError(StructpruneError):
     """The smaller model does not compute what it should."""
+
+
+class OutputError(StructpruneError):
+    """A result could not be written."""
+
+
+class MissingPackage(StructpruneError, ImportError):
+    """A package that this kind of model needs is not installed."""

@@ -17,9 +17,9 @@ import numpy as np
 from structprune.analysis import Analysis
 from structprune.axis import Kept
 from structprune.errors import PlanMismatch, VerificationError
-from structprune.frontends import neutral, read
-from structprune.frontends.names import stored_numbers, stored_shapes
-from structprune.frontends.protocol import Constraints, Realized
+from structprune.frontends import check_output, neutral, read, stored_shapes
+from structprune.frontends.names import stored_numbers
+from structprune.frontends.protocol import Constraints, Described, Realized
 from structprune.graph import Shape
 from structprune.progress import doing, shown
 from structprune.report import Report, make_report
@@ -29,6 +29,7 @@ DTYPES = (
     *("float64", "float32", "float16", "bfloat16", "complex64", "complex128"),
     *("int64", "int32", "int16", "int8", "uint8", "bool"),
 )
+MEASURES = ("params", "macs", "channels")
 OUTPUTS = ("auto", "module", "graph")
 VERIFICATIONS = ("shapes", "numeric", None)
 
@@ -52,25 +53,33 @@ class Plan:
     report: Report | None = None
     _ready: tuple[Any, Analysis, Realized, dict[str, list[int]]] | None = field(default=None, repr=False)
 
-    def apply(self, model: Any, *, progress: bool | None = None) -> Any:
-        """The smaller model. The model given is left untouched."""
+    def apply(
+        self,
+        model: Any,
+        *,
+        progress: bool | None = None,
+        output_path: str | os.PathLike[str] | None = None,
+        force: bool = False,
+    ) -> Any:
+        """The smaller model. The model given is left untouched; that of an ONNX file is written to `output_path`."""
+        check_output(model, output_path, force)
         with shown(progress):
-            return self.carry_out(model, at_once=False)
+            return self.carry_out(model, at_once=False, output_path=output_path, force=force)
 
-    def carry_out(self, model: Any, at_once: bool) -> Any:
+    def carry_out(
+        self, model: Any, at_once: bool, output_path: str | os.PathLike[str] | None = None, force: bool = False
+    ) -> Any:
         """`at_once`: the plan was made this moment, so the model is still what it was."""
-        self.check(model)
-        for name, numbers in stored_numbers(model, self.indices).items():
-            if numbers != self.indices[name]:
-                raise PlanMismatch(
-                    f"the index {name!r} of this {type(model).__name__} has other numbers than the plan was made for. "
-                    "Load the model's state first, or make a plan for this one."
-                )
+        if not at_once:
+            self.check(model)
+            self.check_indices(model)
         with neutral(model):
-            return self.made(model, at_once)
+            analysis, small = self.made(model, at_once)
+        return analysis.frontend.deliver(small, output_path, force)
 
-    def made(self, model: Any, at_once: bool) -> Any:
-        analysis, realized = self.realized(model)
+    def made(self, model: Any, at_once: bool) -> tuple[Analysis, Any]:
+        """The smaller model, checked."""
+        analysis, realized = self.realized(model, at_once)
         doing("slicing")
         small = realized.finish(at_once)
         if self.verify == "numeric":
@@ -82,21 +91,25 @@ class Plan:
                     f"the smaller {self.model} differs from the original with the removed slices zeroed by {error:.3g} "
                     f"of its largest output (tolerance {tolerance:g}). This is a bug in structprune; please report it."
                 )
-        return small
+        return analysis, small
 
-    def realized(self, model: Any) -> tuple[Analysis, Realized]:
+    def realized(self, model: Any, at_once: bool = False) -> tuple[Analysis, Realized]:
         if self._ready is not None:
             planned, analysis, realized, keep = self._ready
             self._ready = None
-            if planned is model and keep == self.keep:
+            if planned is model and keep == self.keep and (at_once or analysis.frontend.follows_the_model):
                 return analysis, realized
-        analysis = Analysis(read(model, described(model, self.inputs)))
+        analysis = Analysis(read(model, Described(self.inputs)))
         kept = self.kept(analysis)
 
         def choose(constraints: Constraints) -> Kept:
             return kept
 
-        return analysis, analysis.frontend.realize(analysis.solution, choose, self.output)
+        realized = analysis.frontend.realize(analysis.solution, choose, self.output)
+        # A loaded plan has no report yet, and that of an edited one says what was decided before.
+        of, ratio = self.options["of"], self.options["ratio"]
+        self.report = make_report(analysis, realized.rewrite, of, ratio, realized.kind, realized.note)
+        return analysis, realized
 
     def kept(self, analysis: Analysis) -> Kept:
         groups = {group.name: group for group in analysis.groups}
@@ -131,6 +144,15 @@ class Plan:
         for name in shapes:
             if name not in self.shapes:
                 raise PlanMismatch(f"this {type(model).__name__} has {name!r}, which the plan does not know")
+
+    def check_indices(self, model: Any) -> None:
+        """Refuse a model whose stored indices read other entries than the plan was made for."""
+        for name, numbers in stored_numbers(model, self.indices).items():
+            if numbers != self.indices[name]:
+                raise PlanMismatch(
+                    f"the index {name!r} of this {type(model).__name__} has other numbers than the plan was made for. "
+                    "Load the model's state first, or make a plan for this one."
+                )
 
     # -- files ---------------------------------------------------------------------------------
 
@@ -193,6 +215,8 @@ class Plan:
                     raise PlanMismatch(f"{path}: the indices kept of {name!r} are not usable")
             if not describes_inputs(made.inputs):
                 raise PlanMismatch(f"{path}: its description of the model's inputs is not usable")
+            if made.options["of"] not in MEASURES or not 0 <= float(made.options["ratio"]) < 1:
+                raise PlanMismatch(f"{path}: its options are not usable")
             if made.output not in OUTPUTS or made.verify not in VERIFICATIONS:
                 raise PlanMismatch(f"{path}: output={made.output!r} or verify={made.verify!r} is unknown")
             return made
@@ -247,12 +271,6 @@ def current_umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def described(model: Any, inputs: Any) -> Any:
-    from structprune.frontends.torch.front import Described
-
-    return Described(inputs)
 
 
 def indices_that_matter(analysis: Analysis) -> list[str]:

@@ -79,7 +79,8 @@ class Report:
         if self.folded:
             lines.append(f"  {self.folded} removed channels were constant: folded into the biases behind them")
         lines.extend(f"  frozen: {share:.1%} of the parameters, {reason}" for reason, share in self.frozen)
-        own = f"the result is a {self.model}" if self.kind == "module" else "the result is a torch.fx.GraphModule"
+        result = {"module": f"a {self.model}", "graph": "a torch.fx.GraphModule", "onnx": "an ONNX model"}
+        own = f"the result is {result[self.kind]}"
         lines.append(f"  {own}" + (f": {self.note}" if self.note else ""))
         return "\n".join(lines)
 
@@ -105,8 +106,8 @@ def make_report(analysis: Analysis, rewrite: Rewrite, of: str, asked: float, kin
         parameters=(parameters.whole, parameters.total),
         macs=(macs.whole, macs.total),
         size=(
-            sum(prod(each) * sizes[name] for name, each in shapes.items()),
-            sum(prod(after.get(name, each)) * sizes[name] for name, each in shapes.items()),
+            int(sum(prod(each) * sizes[name] for name, each in shapes.items())),
+            int(sum(prod(after.get(name, each)) * sizes[name] for name, each in shapes.items())),
         ),
         layers=tuple(Layer(name, before, after.get(name, before)) for name, before in shapes.items()),
         cuts=tuple(

@@ -21,7 +21,7 @@ from structprune.frontends.protocol import Constraints
 from structprune.passes.group import Group
 
 
-def check(model: Any, example_inputs: Any, *, tolerance: float = 1e-9, seed: int = 0) -> Analysis:
+def check(model: Any, example_inputs: Any = None, *, tolerance: float = 1e-9, seed: int = 0) -> Analysis:
     """Raise a VerificationError where removing is not zeroing; give back the analysis.
 
     Use a model in float64: the tolerance is a share of the largest output.

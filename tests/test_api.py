@@ -44,7 +44,7 @@ OPTIONS = {
     "score": "l2",
     "exclude": (),
     "only": (),
-    "align": 1,
+    "align": None,
     "output": "auto",
     "verify": "shapes",
 }
@@ -60,7 +60,7 @@ def test_the_signature() -> None:
         assert parameters["scope"].default in ("global", "uniform")
         assert call.__doc__
     names = [list(inspect.signature(call).parameters) for call in (structprune.shrink, structprune.plan)]
-    assert names[0] == names[1]
+    assert names[0] == [*names[1], "output_path", "force"]
 
 
 def test_what_the_calls_give() -> None:

@@ -23,7 +23,9 @@ from structprune.errors import (
     CaptureError,
     DuplicateRule,
     InvalidArgument,
+    MissingPackage,
     NotationError,
+    OutputError,
     PlanMismatch,
     StructpruneError,
     UnsupportedModel,
@@ -72,7 +74,7 @@ def test_every_class_is_ours_and_says_what_it_is() -> None:
     classes = [each for _, each in inspect.getmembers(errors, inspect.isclass) if each.__module__ == errors.__name__]
     tested = {
         StructpruneError, InvalidArgument, NotationError, DuplicateRule, CaptureError, UnsupportedRatio,
-        UnsupportedModel, PlanMismatch, VerificationError,
+        UnsupportedModel, PlanMismatch, VerificationError, OutputError, MissingPackage,
     }  # fmt: skip
     assert set(classes) == tested, "a new class of error needs a test of its text here"
     assert all(issubclass(each, StructpruneError) and each.__doc__ for each in classes)
@@ -124,7 +126,7 @@ def test_unknown_score(value: Any) -> None:
     raised(InvalidArgument, shrink(score=value), f"score={value!r}", "fpgm", "bn_scale", "random", "function")
 
 
-@pytest.mark.parametrize("value", [0, -4, 1.5, "8", True, None, 2.0], ids=str)
+@pytest.mark.parametrize("value", [0, -4, 1.5, "8", True, 2.0], ids=str)
 def test_align(value: Any) -> None:
     raised(InvalidArgument, shrink(align=value), f"align={value!r}", "whole number")
 
@@ -157,11 +159,16 @@ def test_patterns_that_match_nothing(option: str) -> None:
     raised(InvalidArgument, shrink(**{option: 3}), "3")
 
 
-@pytest.mark.parametrize("model", [None, 3, "resnet18", X, Net, lambda x: x, {"a": 1}], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize("model", [None, 3, X, Net, lambda x: x, {"a": 1}], ids=lambda m: type(m).__name__)
 def test_not_a_module(model: Any) -> None:
     text = raised(InvalidArgument, lambda: structprune.shrink(model, 0.5, X), "torch.nn.Module")
     if model is Net:
         assert "instance" in text or "Net" in text
+
+
+def test_a_name_is_a_path() -> None:
+    raised(InvalidArgument, lambda: structprune.shrink("resnet18", 0.5, X), "resnet18", "output_path=")
+    raised(UnsupportedModel, lambda: structprune.plan("resnet18", 0.5), "resnet18 cannot be read", "No such file")
 
 
 # -- models -------------------------------------------------------------------------------------------

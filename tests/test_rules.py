@@ -69,14 +69,18 @@ def test_unreachable_entries_are_unreachable() -> None:
     assert {name for name in UNREACHABLE if hasattr(aten, name) or hasattr(aten, f"{name}_")} == set()
 
 
+# tests/onnx/test_operators.py holds these.
+ONLY_IN_ONNX = {"linear_transposed", "multihead_attention", "quantize", "recurrent_stacked", "rotary"}
+
+
 def test_every_rule_is_met() -> None:
-    """Each kind of operator that has a rule is in some row."""
+    """Each kind of operator that has a rule is in some row, here or in the table of ONNX operators."""
     kinds = set()
     for row in ROWS:
         name = row.names.split()[0]
         model, inputs = build(name, row)
         kinds |= {op.kind for op in structprune.analyze(model, inputs).solution.graph.ops}
-    assert set(RULES) - kinds == set()
+    assert set(RULES) - kinds == ONLY_IN_ONNX
 
 
 # -- wrong rules -----------------------------------------------------------------------------------

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from structprune.errors import InvalidArgument
-from structprune.frontends.names import stored
+from structprune.errors import InvalidArgument, MissingPackage
+from structprune.frontends import names
 from structprune.frontends.protocol import Frontend
+from structprune.graph import Shape
 
 
 def neutral(model: Any) -> AbstractContextManager[None]:
@@ -25,12 +27,54 @@ def is_torch(model: Any) -> bool:
 
 def read(model: Any, example_inputs: Any) -> Frontend:
     """The front end for a model; its framework is imported only now."""
+    if is_onnx(model):
+        with_packages()
+        from structprune.frontends.onnx.front import OnnxFrontend
+
+        return OnnxFrontend.read(model, example_inputs)
     if is_torch(model):
         from structprune.frontends.torch.front import TorchFrontend
 
         return TorchFrontend.read(model, example_inputs)
-    stored(model)
-    raise InvalidArgument(f"cannot shrink a {type(model).__name__}: give a torch.nn.Module")
+    names.stored(model)
+    raise InvalidArgument(f"cannot shrink a {type(model).__name__}: give {names.GIVE}")
 
 
-__all__ = ["Frontend", "neutral", "read"]
+def stored_shapes(model: Any) -> dict[str, Shape]:
+    """The shapes of what a model stores, by name."""
+    if is_onnx(model):
+        with_packages()
+        from structprune.frontends.onnx.front import stored_shapes as shapes_in_file
+
+        return shapes_in_file(model)
+    return names.stored_shapes(model)
+
+
+def check_output(model: Any, output_path: Any, force: bool) -> None:
+    """Refuse an output that could not be written, before any work is done."""
+    if is_onnx(model):
+        with_packages()
+        from structprune.frontends.onnx.file import check_output as check_file
+
+        check_file(model, output_path, force)
+    elif output_path is not None:
+        raise InvalidArgument("output_path is for ONNX models: save a torch model's state_dict, and its plan")
+
+
+def is_onnx(model: Any) -> bool:
+    """A path, a ModelProto, an onnx_ir.Model."""
+    if isinstance(model, str | os.PathLike):
+        return True
+    return type(model).__module__.partition(".")[0] in ("onnx", "onnx_ir")
+
+
+def with_packages() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnx_ir  # noqa: F401
+        import onnxruntime  # noqa: F401
+    except ImportError as error:
+        raise MissingPackage(f"ONNX models need {error.name}: pip install 'structprune[onnx]'") from error
+
+
+__all__ = ["Frontend", "check_output", "neutral", "read", "stored_shapes"]

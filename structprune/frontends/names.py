@@ -11,6 +11,8 @@ from typing import Any
 from structprune.errors import InvalidArgument, PlanMismatch
 from structprune.graph import Shape
 
+GIVE = "a torch.nn.Module, the path of an ONNX file, an onnx.ModelProto or an onnx_ir.Model"
+
 
 def stored(model: Any) -> list[tuple[str, Any]]:
     """Every parameter and buffer under every name it has."""
@@ -18,7 +20,7 @@ def stored(model: Any) -> list[tuple[str, Any]]:
         name = model.__name__
         raise InvalidArgument(f"{name} is a class: give a torch.nn.Module, an instance of it, {name}(...)")
     if not hasattr(model, "named_parameters"):
-        raise InvalidArgument(f"cannot shrink a {type(model).__name__}: give a torch.nn.Module")
+        raise InvalidArgument(f"cannot shrink a {type(model).__name__}: give {GIVE}")
     return [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
 
 
@@ -29,7 +31,8 @@ def stored_shapes(model: Any) -> dict[str, Shape]:
 
 def stored_numbers(model: Any, names: Iterable[str]) -> dict[str, list[int]]:
     """The numbers in the named indices, row by row."""
-    tensors = dict(stored(model))
+    names = list(names)
+    tensors = dict(stored(model)) if names else {}
     return {name: tensors[name].flatten().tolist() for name in names if name in tensors}
 
 
@@ -64,4 +67,4 @@ def matching(names: Iterable[str], patterns: Sequence[str]) -> set[str]:
 
 
 def with_modules(name: str) -> list[str]:
-    return [name, *(name[: dot.start()] for dot in re.finditer(r"\.", name))]
+    return [name, *(name[: sign.start()] for sign in re.finditer(r"(?<=.)[.@/]", name))]

@@ -30,7 +30,7 @@ Choose = Callable[[Constraints], Kept]
 
 @dataclass(slots=True, repr=False)
 class Realized:
-    """A choice and the model that it gives. `kind` is "module" (the user's own class) or "graph".
+    """A choice and the model that it gives. `kind` is "module" (the user's own class), "graph" or "onnx".
 
     `finish(at_once)` makes it; `at_once` says that the model cannot have changed since.
     """
@@ -42,14 +42,25 @@ class Realized:
     note: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Described:
+    """Inputs as a plan describes them: shapes and types, no data."""
+
+    data: Any
+
+
 class Frontend(Protocol):
     """A model, read."""
 
     graph: Graph
     model_name: str
     total: int
-    itemsizes: Mapping[str, int]
+    itemsizes: Mapping[str, float]
     tolerance: float
+    # Channels that convolutions are computed in at a time where the result will run; 1 where that does not matter.
+    block_of_convolutions: int
+    # A choice made earlier is carried out on the model as it is now.
+    follows_the_model: bool
 
     def arrays(self, names: Iterable[str]) -> Mapping[str, Any]:
         """Parameters as arrays."""
@@ -68,3 +79,6 @@ class Frontend(Protocol):
 
     def error(self, rewrite: Rewrite, small: Any) -> float:
         """How far the small model is from the original with its removed slices zeroed."""
+
+    def deliver(self, small: Any, output_path: Any, force: bool) -> Any:
+        """The small model as the caller wants it: written to a file, or in the form in which the model was given."""

@@ -48,6 +48,16 @@ def prelu(op: Op, x: Operand, weight: Operand) -> Meeting:
     return meeting
 
 
+@rule("quantize")
+def quantize(op: Op, x: Operand, scale: Operand | None = None, zero_point: Operand | None = None) -> Meeting:
+    """y[..., c, ...] = x[..., c, ...] / scale[c] + zero_point[c], or back; what stands for zero stays so"""
+    meeting = Meeting([x.axes], [x.zero])
+    for each in (scale, zero_point):
+        if each is not None and each.shape not in ((), (1,)):
+            meeting.equal.append((x.axes[int(str(op.attributes["axis"]))], each.axes[0]))
+    return meeting
+
+
 @rule("write")
 def write(op: Op, target: Operand, *sources: Operand) -> Meeting:
     """target[...] = source[...], in place"""

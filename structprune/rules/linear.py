@@ -5,6 +5,7 @@ from structprune.notation import parse
 from structprune.rule import Meeting, Operand, contract, multilinear, rule
 
 multilinear("linear", "... i, o i, o -> ... o")
+multilinear("linear_transposed", "... i, i o, o -> ... o")
 multilinear("bilinear", "... i, ... j, o i j, o -> ... o", factors=3)
 
 CONVOLUTION = "(g i) [h w], (g o) i [kh kw], (g o) -> (g o) [y x]"
@@ -37,3 +38,32 @@ def einsum(op: Op, *operands: Operand | None) -> Meeting:
     """Any product of tensors that the operator's own notation describes."""
     factors = int(str(op.attributes.get("factors", len(operands))))
     return contract(parse(str(op.attributes["notation"])), factors, op, operands)
+
+
+def matmul_notation(left: int, right: int) -> str:
+    """The notation of a matrix product of tensors of these ranks."""
+    if left == 1 and right == 1:
+        return "k, k ->"
+    if left == 1:
+        return "k, ... k j -> ... j"
+    if right == 1:
+        return "... i k, k -> ... i"
+    return "... i k, ... k j -> ... i j"
+
+
+def einsum_notation(equation: str) -> str | None:
+    """An einsum equation in our notation; None where a letter is repeated in one term (a diagonal)."""
+    equation = equation.replace(" ", "")
+    if "->" not in equation:
+        letters = sorted(set(equation) - set(",."))
+        once = [letter for letter in letters if equation.count(letter) == 1]
+        equation += "->" + ("..." if "..." in equation else "") + "".join(once)
+    inputs, output = equation.split("->")
+    terms = [*inputs.split(","), output]
+    if any(len(set(term.replace(".", ""))) != len(term.replace(".", "")) for term in terms):
+        return None
+
+    def spaced(term: str) -> str:
+        return " ".join(term.replace("...", ".")).replace(".", "...")
+
+    return ", ".join(map(spaced, terms[:-1])) + " -> " + spaced(output)

@@ -70,9 +70,13 @@ def layer_norm(op: Op, x: Operand, weight: Operand | None = None, bias: Operand 
 def group_norm(op: Op, x: Operand, weight: Operand | None = None, bias: Operand | None = None) -> Meeting:
     """y[b, g c] = (x[b, g c] - mean over c) / deviation over c * w[g c] + bias[g c]"""
     groups = int(str(op.attributes["groups"]))
-    meeting = per_channel(x, weight, bias)
-    inner = fresh(x.axes[1].size // groups)
-    meeting.equal.append((x.axes[1], Product((fresh(groups), inner))))
+    outer, inner = fresh(groups), fresh(x.axes[1].size // groups)
+    meeting = Meeting([x.axes], [], [(x.axes[1], Product((outer, inner)))])
+    for parameter in (weight, bias):
+        if parameter is not None:
+            # Some have one entry for each group.
+            is_by_group = parameter.shape[0] == groups
+            meeting.equal.append((outer if is_by_group else x.axes[1], parameter.axes[0]))
     meeting.statistics = [inner, *x.axes[2:]]
     is_zero = weight is not None
     meeting.zero = [tuple(axis == 1 and is_zero for axis in range(len(x.axes)))]

@@ -60,3 +60,41 @@ def recurrent(op: Op, x: Operand, *operands: Operand) -> Meeting:
         meeting.outputs.append(axes)
         meeting.zero.append((*(False for _ in axes[:-1]), is_zero))
     return meeting
+
+
+@rule("recurrent_stacked")
+def recurrent_stacked(
+    op: Op, x: Operand, w: Operand, u: Operand, bias: Operand | None = None, *others: Operand | None
+) -> Meeting:
+    """One layer whose weights hold its directions one upon another: w[d, g h, i], u[d, g h, h], b[d, 2 g h]
+
+    others: the initial states [d, batch, h], then the peepholes [d, 3 h].
+    """
+    state, cell, peephole = (*others, None, None, None)[:3]
+    hidden = u.axes[2]
+    gates, sides = fresh(w.axes[1].size // hidden.size), fresh(2)
+    meeting = Meeting([], [])
+    meeting.equal = [(w.axes[2], x.axes[2]), (w.axes[1], Product((gates, hidden))), (u.axes[1], w.axes[1])]
+    meeting.equal.append((w.axes[0], u.axes[0]))
+    whole = [gates, sides, w.axes[0]]
+    if bias is not None:
+        meeting.equal += [(bias.axes[0], w.axes[0]), (bias.axes[1], Product((sides, gates, hidden)))]
+    for each in (state, cell):
+        if each is not None:
+            meeting.equal += [(each.axes[0], w.axes[0]), (each.axes[1], x.axes[1]), (each.axes[2], hidden)]
+    if peephole is not None:
+        kinds = fresh(3)
+        whole.append(kinds)
+        meeting.equal += [(peephole.axes[0], w.axes[0]), (peephole.axes[1], Product((kinds, hidden)))]
+    meeting.frozen = [(axis, "the gates and directions of a recurrent layer") for axis in whole if axis is not ONE]
+    if not x.zero[2] and not w.zero[2]:
+        meeting.frozen.append((x.axes[2], f"{op.name} sums over it, and it is not zero there"))
+    # Gates of zeroed rows are constants, and the state stays where it began: at zero, if it began there.
+    is_zero = all(each is None or each.zero[2] for each in (state, cell))
+    steps, batch, _ = x.axes
+    meeting.multiplied = [(steps, batch, *w.axes), (steps, batch, *u.axes)]
+    for value in op.outputs:
+        axes = (steps, w.axes[0], batch, hidden) if len(value.shape) == 4 else (w.axes[0], batch, hidden)
+        meeting.outputs.append(axes)
+        meeting.zero.append((*(False for _ in axes[1:]), is_zero))
+    return meeting

@@ -131,7 +131,7 @@ def slice_(op: Op, x: Operand) -> Meeting:
             meeting.frozen.append((inner, f"{op.name} takes one of every {step}"))
         if blocks < count:
             meeting.frozen.append((after, f"{op.name} takes one of what is left of {step}"))
-        if x.is_parameter:
+        if x.is_parameter and not op.attributes.get("is_partition"):
             # What a slice leaves of a parameter is kept: other inputs may read it.
             meeting.frozen.extend((part, f"{op.name} reads a part of a parameter") for part in (before, after))
     meeting.outputs = [(*x.axes[:dim], taken, *x.axes[dim + 1 :])]

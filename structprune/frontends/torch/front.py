@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from structprune.axis import Dim, Mask
 from structprune.errors import CaptureError, UnsupportedModel, VerificationError
-from structprune.frontends.protocol import Choose, Realized
+from structprune.frontends.protocol import Choose, Described, Realized
 from structprune.frontends.torch.adapt import Adapter
 from structprune.frontends.torch.capture import capture
 from structprune.frontends.torch.constant import Constants
@@ -44,6 +44,9 @@ TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, tor
 class TorchFrontend:
     """A torch model, recorded."""
 
+    block_of_convolutions = 1
+    follows_the_model = True
+
     def __init__(self, model: nn.Module, arguments: Arguments, capture: Capture) -> None:
         self.model = model
         self.arguments = arguments
@@ -60,15 +63,14 @@ class TorchFrontend:
         types = computed.union(parameter.dtype for parameter in model.parameters())
         self.tolerance = max(TOLERANCES.get(dtype, 0.0) for dtype in types)
         self._constants: Constants | None = None
-        self.itemsizes: Mapping[str, int] = {name: tensor.element_size() for name, tensor in stored(model)}
+        self.itemsizes: Mapping[str, float] = {name: tensor.element_size() for name, tensor in stored(model)}
 
     @classmethod
     def read(cls, model: nn.Module, example_inputs: Any) -> TorchFrontend:
         refuse(model)
         if isinstance(example_inputs, Described):
             device = next(model.parameters()).device
-            example_inputs = example_inputs.restore(device)
-            arguments = (example_inputs[0], example_inputs[1])
+            arguments = restore(example_inputs.data, device)
             return cls(model, arguments, capture(model, arguments))
         return cls(model, *read(model, example_inputs))
 
@@ -164,6 +166,9 @@ class TorchFrontend:
         """Another input may take another path through the model's code."""
         return self.capture.is_real and bool(self.capture.answers)
 
+    def deliver(self, small: nn.Module, output_path: Any, force: bool) -> nn.Module:
+        return small
+
     def error(self, rewrite: Rewrite, small: nn.Module) -> float:
         arguments = map_tensors(self.arguments[0], noise), map_tensors(self.arguments[1], noise)
         # Constants that were folded into biases live on: in the original they are not zeroed.
@@ -203,16 +208,6 @@ def outputs_in_eval_mode(model: nn.Module, arguments: Arguments) -> list[Tensor]
 
 def as_double(tensor: Tensor) -> Tensor:
     return tensor.double() if tensor.is_floating_point() else tensor
-
-
-class Described:
-    """Inputs written into a plan."""
-
-    def __init__(self, data: Any) -> None:
-        self.data = data
-
-    def restore(self, device: torch.device) -> Any:
-        return restore(self.data, device)
 
 
 def noise(tensor: Tensor) -> Tensor:

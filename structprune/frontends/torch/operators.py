@@ -13,6 +13,7 @@ from structprune.frontends.torch import movement  # noqa: F401  registers its en
 from structprune.frontends.torch.lower import Bound, Lowered, Resized, entry, opaque
 from structprune.frontends.torch.record import Call, values_in
 from structprune.graph import Value
+from structprune.rules.linear import einsum_notation, matmul_notation
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
@@ -53,16 +54,6 @@ def conv_transposed(call: Call, a: Bound) -> Lowered:
     return Lowered("conv_transposed", [x, weight, a["bias"]], {"groups": groups}, literals)
 
 
-def matmul_notation(left: int, right: int) -> str:
-    if left == 1 and right == 1:
-        return "k, k ->"
-    if left == 1:
-        return "k, ... k j -> ... j"
-    if right == 1:
-        return "... i k, k -> ... i"
-    return "... i k, ... k j -> ... i j"
-
-
 @entry("matmul", "mm", "bmm", "mv", "dot")
 def matmul(call: Call, a: Bound) -> Lowered:
     left, right = list(values_in(list(a.values())))
@@ -87,22 +78,10 @@ def addmm(call: Call, a: Bound) -> Lowered:
 
 @entry("einsum")
 def einsum(call: Call, a: Bound) -> Lowered:
-    equation = a["equation"].replace(" ", "")
-    operands = list(a["tensors"])
-    if "->" not in equation:
-        letters = sorted(set(equation) - set(",."))
-        once = [letter for letter in letters if equation.count(letter) == 1]
-        equation += "->" + ("..." if "..." in equation else "") + "".join(once)
-    inputs, output = equation.split("->")
-    terms = [*inputs.split(","), output]
-    if any(len(set(term.replace(".", ""))) != len(term.replace(".", "")) for term in terms):
+    notation = einsum_notation(a["equation"])
+    if notation is None:
         return opaque(call, "einsum with a repeated index (a diagonal)")
-
-    def spaced(term: str) -> str:
-        return " ".join(term.replace("...", ".")).replace(".", "...")
-
-    notation = ", ".join(map(spaced, terms[:-1])) + " -> " + spaced(output)
-    return Lowered("einsum", operands, {"notation": notation})
+    return Lowered("einsum", list(a["tensors"]), {"notation": notation})
 
 
 @entry("scaled_dot_product_attention")

@@ -1,0 +1,306 @@
+"""The ONNX front end as the pipeline sees it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass
+
+from structprune.axis import Dim, Mask
+from structprune.errors import CaptureError, InvalidArgument, UnsupportedModel, VerificationError
+from structprune.frontends.onnx import operators  # noqa: F401  registers the entries
+from structprune.frontends.onnx.file import external_tensors, open_model, save
+from structprune.frontends.onnx.inputs import Examples, data, describe, examples, restore, traced
+from structprune.frontends.onnx.lower import Lowering, weights
+from structprune.frontends.onnx.oracle import Zeroed, largest_error, run, run_inside
+from structprune.frontends.onnx.small import Conflict, Shrinker, Small
+from structprune.frontends.onnx.trace import Numbers, Trace, Type, run_order, sizes, trace
+from structprune.frontends.onnx.widen import can_be_double, widened
+from structprune.frontends.protocol import Choose, Constraints, Described, Realized
+from structprune.graph import Graph, Op, Shape, Value
+from structprune.passes.propagate import Solution
+from structprune.passes.rewrite import Rewrite
+
+# How far the result may be from the zeroed original, in units of its largest output.
+TOLERANCES = {
+    ir.DataType.DOUBLE: 1e-9,
+    ir.DataType.FLOAT: 1e-4,
+    ir.DataType.FLOAT16: 2e-2,
+    ir.DataType.BFLOAT16: 1e-1,
+}
+# Types that scores compute with as they are: no copy of a weight is made for them.
+COMPUTED = (ir.DataType.DOUBLE, ir.DataType.FLOAT, ir.DataType.FLOAT16)
+ATTEMPTS = 40
+
+
+class OnnxFrontend:
+    """An ONNX model, traced."""
+
+    # onnxruntime's convolutions run in blocks of 16 channels; other widths lose their fast path.
+    block_of_convolutions = 16
+    # A plan made a while ago is not carried out on what was read then: the file may have changed.
+    follows_the_model = False
+
+    def __init__(self, source: Any, model: ir.Model, given: Examples) -> None:
+        self.source = source
+        self.original = model
+        self.model = model = inlined(model)
+        self.given = given
+        self.shapes_of_inputs, self.trace = traced(model, given)
+        self.observed = self.observe()
+        if self.observed:
+            self.trace = trace(model, self.shapes_of_inputs, self.observed)
+        self.lowering = Lowering(model, self.trace)
+        self.graph: Graph = self.lowering.graph()
+        self.model_name = Path(source).stem if isinstance(source, str | os.PathLike) else model.graph.name or "model"
+        self.weights = weights(model)
+        self.itemsizes: Mapping[str, float] = {name: each.dtype.itemsize for name, each in self.weights.items()}
+        unused = [each.size for name, each in self.weights.items() if name not in self.graph.parameters]
+        # A vector that several nodes share counts once for each: they may come to need different parts of it.
+        self.total = sum(unused) + sum(prod(each.shape) for each in self.graph.parameters.values() if each.is_trained)
+        if not self.total:
+            raise UnsupportedModel(f"{self.model_name} has no weights: there is nothing to remove")
+        self.tolerance = max(TOLERANCES.get(each.dtype, 1e-4) for each in self.weights.values())
+        kinds = {node.op_type for node in model.graph}
+        # onnxruntime computes fused quantized layers in fewer bits: that is no difference between two models.
+        self.is_quantized = not kinds.isdisjoint(("QuantizeLinear", "DequantizeLinear"))
+        if "QuantizeLinear" in kinds:
+            # An activation in the middle of two steps may be rounded to either.
+            self.tolerance = max(self.tolerance, 2e-2)
+
+    @classmethod
+    def read(cls, source: Any, example_inputs: Any) -> OnnxFrontend:
+        model = open_model(source)
+        if isinstance(example_inputs, Described):
+            example_inputs = restore(example_inputs.data)
+        given = {} if example_inputs is None else examples(model, example_inputs)
+        return cls(source, model, given)
+
+    def observe(self) -> dict[ir.Value, Type]:
+        """The shapes that only a run can tell; none where onnxruntime does not know an operator either."""
+        unknown = [
+            value
+            for node in run_order(self.model.graph, self.trace)
+            for value in node.outputs
+            if value.name and value not in self.trace.types and node.graph is self.model.graph
+        ]
+        if not unknown:
+            return {}
+        try:
+            arrays = run_inside(self.model, unknown, data(self.model, self.shapes_of_inputs, self.given))
+        except CaptureError:
+            return {}
+        return {
+            value: Type(array.shape, ir.DataType.from_numpy(array.dtype))
+            for value, array in zip(unknown, arrays, strict=True)
+            if isinstance(array, np.ndarray)
+        }
+
+    def arrays(self, names: Iterable[str]) -> Mapping[str, Numbers]:
+        return Arrays({name: self.lowering.stored[name].tensor for name in names})
+
+    def shapes(self) -> Mapping[str, Shape]:
+        return shapes_of(self.weights)
+
+    def free(self, solution: Solution) -> Mapping[Dim, Mask]:
+        """Exporters fold constants themselves: none are looked for."""
+        return {}
+
+    def inputs(self) -> Any:
+        return describe(self.shapes_of_inputs)
+
+    def realize(self, solution: Solution, choose: Choose, output: str) -> Realized:
+        if output == "module":
+            raise InvalidArgument("output='module' is for torch models: an ONNX model gives an ONNX model")
+        constraints = Constraints()
+        for _ in range(ATTEMPTS):
+            rewrite = Rewrite(solution, choose(constraints))
+            small = self.shrunk(rewrite)
+            if not small.conflicts:
+                return Realized(rewrite, "onnx", small.finish, constraints)
+            if not any([learn(conflict, rewrite, constraints) for conflict in small.conflicts]):
+                break
+        raise VerificationError(
+            f"the sizes in {self.model_name} could not be mended: {small.conflicts[0].op}: "
+            f"{small.conflicts[0].problem}. This is a bug in structprune; please report it."
+        )
+
+    def shrunk(self, rewrite: Rewrite) -> Small:
+        shrinker = Shrinker(self.lowering, rewrite, self.is_fixed)
+        small = shrinker.shrink(self.shapes_of_inputs, self.observed_after(rewrite))
+        if not small.conflicts:
+            small.conflicts.extend(self.differences(shrinker, rewrite))
+        if self.original is not self.model and not shrinker.is_mended:
+            # No size inside a function had to change: the user's functions hold as they are.
+            small.model = with_weights_of(self.original, small.model)
+        return small
+
+    def observed_after(self, rewrite: Rewrite) -> dict[ir.Value, Type]:
+        """What a run would tell of the smaller model."""
+        found: dict[ir.Value, Type] = {}
+        for value, known in self.observed.items():
+            made = self.lowering.values.get(value)
+            is_solved = made is not None and made in rewrite.solution.axes
+            found[value] = Type(rewrite.shape(made), known.dtype) if made is not None and is_solved else known
+        return found
+
+    def is_fixed(self, value: ir.Value) -> bool:
+        """Whether computed numbers are the same for other sizes of the inputs."""
+        here, there = self.trace.numbers.get(value), self.elsewhere.numbers.get(value)
+        return here is not None and there is not None and np.array_equal(here, there)
+
+    @cached_property
+    def elsewhere(self) -> Trace:
+        """The same model with other sizes wherever it leaves them open."""
+        return trace(self.model, self.other_shapes())
+
+    def other_shapes(self) -> dict[ir.Value, Type]:
+        """Other sizes wherever the model leaves them open."""
+        return {
+            value: Type(
+                tuple(
+                    size if value.shape is not None and isinstance(value.shape[axis], int) else other_size(size, axis)
+                    for axis, size in enumerate(known.shape)
+                ),
+                known.dtype,
+            )
+            for value, known in self.shapes_of_inputs.items()
+        }
+
+    def differences(self, shrinker: Shrinker, rewrite: Rewrite) -> Iterator[Conflict]:
+        """Read the new model again: every value must have the shape that the rewrite says."""
+        again = trace(
+            shrinker.model,
+            {shrinker.values[value]: known for value, known in self.shapes_of_inputs.items()},
+            {shrinker.values[value]: known for value, known in self.observed_after(rewrite).items()},
+        )
+        for value, made in self.lowering.values.items():
+            copied = shrinker.values[value]
+            if made.producer is None or made not in rewrite.solution.axes:
+                continue
+            if again.shape(copied) != rewrite.shape(made):
+                yield Conflict(
+                    made.producer, f"it gives {again.shape(copied)} where {rewrite.shape(made)} was to come"
+                )
+
+    def error(self, rewrite: Rewrite, small: ir.Model) -> float:
+        """In double precision where onnxruntime has all operators in it; half precision is computed in single."""
+        feeds = data(self.model, self.shapes_of_inputs, self.given)
+        whole = Zeroed(self.lowering, rewrite, self.is_fixed).build()
+        if can_be_double(whole):
+            try:
+                wide = {name: array.astype(np.float64) if array.dtype.kind == "f" else array
+                        for name, array in feeds.items()}  # fmt: skip
+                both = (widened(each, ir.DataType.DOUBLE) for each in (whole, small))
+                return largest_error(*(run(each, wide, is_plain=True) for each in both))
+            except CaptureError:
+                pass  # an operator that exists in single precision only
+        if self.has_half:
+            feeds = {name: array.astype(np.float32) if array.dtype.itemsize == 2 else array
+                     for name, array in feeds.items()}  # fmt: skip
+            whole, small = (widened(each, ir.DataType.FLOAT) for each in (whole, small))
+        return largest_error(run(whole, feeds, is_plain=True), run(small, feeds, is_plain=self.is_quantized))
+
+    @property
+    def has_half(self) -> bool:
+        return any(each.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16) for each in self.weights.values())
+
+    def deliver(self, small: ir.Model, output_path: Any, force: bool) -> Any:
+        """The result as the user gave the model: a file for a file, a proto for a proto."""
+        is_file = isinstance(self.source, str | os.PathLike)
+        if output_path is not None:
+            save(small, Path(output_path), is_external=any(True for _ in external_tensors(self.original)))
+        if is_file:
+            return Path(output_path) if output_path is not None else small
+        if isinstance(self.source, onnx.ModelProto):
+            return ir.to_proto(small)
+        materialize(small)
+        return small
+
+
+def stored_shapes(model: Any) -> dict[str, Shape]:
+    """The shapes of what a model stores, by name."""
+    return shapes_of(weights(inlined(open_model(model))))
+
+
+def shapes_of(tensors: Mapping[str, ir.TensorProtocol]) -> dict[str, Shape]:
+    return {name: sizes(tensor) for name, tensor in tensors.items()}
+
+
+def inlined(model: ir.Model) -> ir.Model:
+    """The model without functions of its own; itself where it has none."""
+    if not model.functions:
+        return model
+    result = model.clone()
+    InlinePass()(result)
+    return result
+
+
+def with_weights_of(original: ir.Model, small: ir.Model) -> ir.Model:
+    """The original with another model's weights, under the same names."""
+    result = original.clone()
+    cut = {value.name: value for graph in small.graphs() for value in graph.initializers.values()}
+    for graph in result.graphs():
+        for value in graph.initializers.values():
+            value.const_value, value.shape = cut[value.name].const_value, cut[value.name].shape
+    shapes = {value.name: value.shape for node in small.graph for value in node.outputs}
+    for node in result.graph:
+        for value in node.outputs:
+            if value.shape is not None and shapes.get(value.name) is not None:
+                value.shape = shapes[value.name]
+    return result
+
+
+def materialize(model: ir.Model) -> None:
+    """Cut the weights now: a model that lives on must not hold on to the one that it was cut from."""
+    for value in model.graph.initializers.values():
+        if isinstance(value.const_value, ir.LazyTensor):
+            value.const_value = ir.Tensor(
+                value.const_value.numpy(), dtype=value.const_value.dtype, name=value.const_value.name
+            )
+
+
+def other_size(size: int, axis: int) -> int:
+    return size + 1 if axis == 0 else 2 * size
+
+
+class Arrays(Mapping[str, Numbers]):
+    """Weights as arrays, each read when it is asked for, in a type that numpy computes with."""
+
+    def __init__(self, tensors: Mapping[str, ir.TensorProtocol]) -> None:
+        self.tensors = tensors
+
+    def __getitem__(self, name: str) -> Numbers:
+        tensor = self.tensors[name]
+        return tensor.numpy() if tensor.dtype in COMPUTED else tensor.numpy().astype(np.float32)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+
+def learn(conflict: Conflict, rewrite: Rewrite, constraints: Constraints) -> bool:
+    """What made an operator's sizes change stays whole; True if that is news."""
+    learnt = False
+    for leaf in changed_leaves(conflict.op, rewrite):
+        if leaf not in constraints.frozen:
+            constraints.frozen[leaf] = f"{conflict.op}: {conflict.problem}"
+            learnt = True
+    return learnt
+
+
+def changed_leaves(op: Op, rewrite: Rewrite) -> list[Dim]:
+    values: list[Value] = [value for value in (*op.inputs, *op.outputs) if value is not None]
+    axes = [axis for value in values if value.parameter is None for axis in rewrite.solution.expanded(value)]
+    return [leaf for axis in axes for leaf in rewrite.solution.system.leaves(axis) if leaf in rewrite.kept]
+
