@@ -173,7 +173,7 @@ class TorchFrontend:
         arguments = map_tensors(self.arguments[0], noise), map_tensors(self.arguments[1], noise)
         # Constants that were folded into biases live on: in the original they are not zeroed.
         kept = Rewrite(rewrite.solution, self.constants(rewrite.solution).kept(rewrite))
-        values = zeroed(arrays(self.model, self.capture.parameters), kept)
+        values = zeroed(arrays(self.model, rewrite.solution.graph.parameters), kept)
         if self.is_bound_to_data():
             return self.error_of_own_code(rewrite, values, small, arguments)
         expected = expected_outputs(self.capture, rewrite, values, list(tensors_in(arguments)))
