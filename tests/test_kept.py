@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import models_zoo
 import structprune
+from structprune.frontends.torch.module import Edits, resize, small_copy
 from tests.small_models import EXACT, SAMPLE, Block, Buffers, Tied, both, call, count, images, seeded
 
 # The one-line warning about a GraphModule has its own test.
@@ -135,6 +137,22 @@ def test_tied_parameters_stay_tied(output: str) -> None:
     assert abs(1 - count(result) / count(model) - 0.5) <= 0.01
     moved = pickle.loads(pickle.dumps(result)) if output == "module" else copy.deepcopy(result)
     assert moved.get_parameter("head.weight") is moved.get_parameter("embedding.weight")
+
+
+def test_a_copy_for_a_further_attempt_resizes_tied_parameters_once() -> None:
+    """Edits know a tied parameter by its first name alone; its second must not undo them."""
+
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Embedding(9, 8), nn.Linear(8, 9, bias=False)
+            self.last.weight = self.first.weight
+
+    model = Tied()
+    wide, narrow = (Edits({"first.weight": {1: np.arange(width)}}, {}) for width in (6, 3))
+    small = small_copy(model, wide, is_filled=False)
+    resize(small, model, narrow)
+    assert small.first.weight is small.last.weight and small.first.weight.shape == (9, 3)
 
 
 @pytest.mark.parametrize("output", ["module", "graph"])
