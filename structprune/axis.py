@@ -156,10 +156,10 @@ class System:
             factors = self.factors(inner)
             if (orders := order.over_factors(entries, [each.size for each in factors])) is not None:
                 return product(reordered(factors[place], each) for place, each in orders)
-        if isinstance(inner, Product | Sum):
-            parts = self.parts(inner)
-            if (orders := order.over_parts(entries, [each.size for each in parts])) is not None:
-                return total(reordered(parts[place], each) for place, each in orders)
+        parts = self.parts(inner)
+        orders = order.over_parts(entries, [each.size for each in parts])
+        if len(parts) > 1 and orders is not None:
+            return total(reordered(parts[place], each) for place, each in orders)
         return Reordered(inner, entries)
 
     def expand(self, axis: Axis) -> Axis:
