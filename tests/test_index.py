@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import pickle
 from typing import Any
 
 import numpy as np
@@ -180,8 +181,9 @@ def test_what_cannot_get_new_numbers_is_held_in_its_class_and_replaced_in_a_grap
     small = halved(model, "graph")
     if kind is not Listed:
         assert torch.equal(small.index, model.index)
-    results = small(image(3, 4))
-    assert (results[0] if kind is Returned else results).shape == (3, 4, 4, 4)
+    for twin in (small, copy.deepcopy(small), pickle.loads(pickle.dumps(small))):
+        results = twin(image(3, 4))
+        assert (results[0] if kind is Returned else results).shape == (3, 4, 4, 4)
 
 
 class Computed(Reads):
@@ -247,6 +249,40 @@ def test_an_index_that_other_runs_change_freezes(kind: type[Reads]) -> None:
 def test_an_index_out_of_range_freezes() -> None:
     """Nothing is read while recording, so torch does not complain."""
     assert structprune.analyze(made(Stored, (*SOME, WIDTH)), image()).groups == []
+
+
+# -- in training -------------------------------------------------------------------------------------
+
+
+class AlsoReads(Stored):
+    """In training the index reads another tensor too."""
+
+    def read(self, x: Tensor) -> Tensor:
+        y = x[:, self.index]
+        return y + torch.rand_like(y) * x.tanh()[:, self.index] if self.training else y
+
+
+class AlsoCounts(Stored):
+    """In training the numbers themselves are added."""
+
+    def read(self, x: Tensor) -> Tensor:
+        x = x[:, self.index]
+        return x + self.index.sum() if self.training else x
+
+
+def test_an_index_that_reads_in_training_too() -> None:
+    small = halved(made(AlsoReads, ORDER), "graph")
+    assert sorted(small.index.tolist()) == list(range(len(small.index)))
+    assert small.train()(image()).shape == small.eval()(image()).shape
+    assert not torch.equal(small.train()(image()), small.eval()(image()))
+
+
+def test_an_index_that_does_more_in_training_says_so() -> None:
+    model = made(AlsoCounts, ORDER)
+    plan = structprune.plan(model, 0.25, image(), of="channels", output="graph")
+    assert "In training it computes what it does in eval mode: there it does more with an index" in plan.report.note
+    small = plan.apply(model)
+    assert torch.equal(small.train()(image()), small.eval()(image()))
 
 
 # -- tables ------------------------------------------------------------------------------------------
