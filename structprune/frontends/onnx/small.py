@@ -166,8 +166,10 @@ class Shrinker:
             if place >= len(node.inputs):
                 node.resize_inputs(place + 1)
         else:
-            shaped = wanted.reshape(self.new.numbers[value].shape) if value in self.new.numbers else wanted
-            made = self.mender.mended(value, shaped)
+            present = self.new.numbers.get(value)
+            if present is not None and present.size == wanted.size:
+                wanted = wanted.reshape(present.shape)
+            made = self.mender.mended(value, wanted)
         if made is None:
             self.conflicts.append(Conflict(op, f"its input {place} is computed, and cannot become {wanted.tolist()}"))
         elif made is not value:
