@@ -26,6 +26,7 @@ from structprune.frontends.onnx.trace import (
     version_of,
 )
 from structprune.graph import Graph, Op, Shape, Value, Where
+from structprune.order import Indices
 from structprune.rule import RULES
 
 # A literal's place in its node: an attribute by name, an input by number.
@@ -41,6 +42,9 @@ class Resized(Protocol):
 
     def before(self, value: Value, axis: int, at: int) -> int:
         """How many of the indices before `at` stay."""
+
+    def indices(self, value: Value, axis: int) -> Indices | None:
+        """The indices that stay along an axis; None for all."""
 
 
 @dataclass(slots=True, eq=False)
