@@ -141,6 +141,21 @@ def test_the_scale_of_attention_stays_what_it_was() -> None:
     check(model, tolerance=TOLERANCE)
 
 
+def test_numbers_made_of_one_another_stay_what_they_were() -> None:
+    """A variance by n / (n - 1), n being a width: both numbers come from one shape."""
+    body = (
+        "h = MatMul (x, w0)\nm = ReduceMean (h, last)\nd = Sub (h, m)\nq = Mul (d, d)\nv = ReduceMean (q, last)\n"
+        "s = Shape (h)\nw = Gather (s, last)\nn = ReduceProd <keepdims = 0> (w, first)\nf = Cast <to = 1> (n)\n"
+        "t = Mul (v, f)\nl = Sub (f, one)\nu = Div (t, l)\nr = Sqrt (u)\no = Div (h, r)\ng = Mul (o, gain)\n"
+        "y = MatMul (g, w1)"
+    )
+    arrays = {**weights({"w0": (6, 32), "gain": (32,), "w1": (32, 5)}), "last": ints(-1), "first": ints(0), "one": np.float32(1)}
+    model = build(TOKENS, body, arrays)
+    assert [group.size for group in structprune.analyze(model).groups] == [32]
+    check(model, tolerance=TOLERANCE)
+    assert structprune.shrink(model, 0.5).graph.node[0].op_type == "MatMul"
+
+
 def test_a_number_is_mended_for_one_reader_alone() -> None:
     """Positions times channels over head width: not the same for every length, so its divisor has to change."""
     body = (

@@ -185,6 +185,8 @@ class Shrinker:
             if old.uses() or old in kept:
                 continue
             (new, *others), node = made, old.producer()
+            if not old.is_initializer() and (node is None or node.graph is None):
+                continue  # it went along with what was made of it
             maker = new.producer()
             if constant(old) is not None and not others:
                 set_constant(old, new.const_value)
