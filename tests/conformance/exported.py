@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
+import os
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,23 @@ class Flat(nn.Module):
         return tuple(tensors_in(self.model(**dict(zip(self.keys, tensors, strict=True)))))
 
 
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """The exporters print whole graphs, from C++ too."""
+    sys.stdout.flush()
+    kept = [os.dup(1), os.dup(2)]
+    with open(os.devnull, "wb") as nowhere:
+        try:
+            os.dup2(nowhere.fileno(), 1)
+            os.dup2(nowhere.fileno(), 2)
+            yield
+        finally:
+            sys.stdout.flush()
+            for number, copy in enumerate(kept, start=1):
+                os.dup2(copy, number)
+                os.close(copy)
+
+
 def export(model: nn.Module, inputs: Any, exporter: str, path: Path) -> list[Tensor]:
     """The file, with its batch size open where the exporter can; the tensors that it takes."""
     given = [inputs] if isinstance(inputs, Tensor) else list(inputs.values() if isinstance(inputs, dict) else inputs)
@@ -55,7 +72,7 @@ def export(model: nn.Module, inputs: Any, exporter: str, path: Path) -> list[Ten
     else:
         options = {"dynamic_axes": {name: {0: "batch"} for name in names}}
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with silence():
             torch.onnx.export(
                 flat, tuple(given), path, dynamo=exporter == "dynamo", input_names=names, verbose=False, **options
             )

@@ -141,6 +141,21 @@ def test_the_scale_of_attention_stays_what_it_was() -> None:
     check(model, tolerance=TOLERANCE)
 
 
+def test_numbers_made_of_one_another_stay_what_they_were() -> None:
+    """A variance by n / (n - 1), n being a width: both numbers come from one shape."""
+    body = (
+        "h = MatMul (x, w0)\nm = ReduceMean (h, last)\nd = Sub (h, m)\nq = Mul (d, d)\nv = ReduceMean (q, last)\n"
+        "s = Shape (h)\nw = Gather (s, last)\nn = ReduceProd <keepdims = 0> (w, first)\nf = Cast <to = 1> (n)\n"
+        "t = Mul (v, f)\nl = Sub (f, one)\nu = Div (t, l)\nr = Sqrt (u)\no = Div (h, r)\ng = Mul (o, gain)\n"
+        "y = MatMul (g, w1)"
+    )
+    arrays = {**weights({"w0": (6, 32), "gain": (32,), "w1": (32, 5)}), "last": ints(-1), "first": ints(0), "one": np.float32(1)}
+    model = build(TOKENS, body, arrays)
+    assert [group.size for group in structprune.analyze(model).groups] == [32]
+    check(model, tolerance=TOLERANCE)
+    assert structprune.shrink(model, 0.5).graph.node[0].op_type == "MatMul"
+
+
 def test_a_number_is_mended_for_one_reader_alone() -> None:
     """Positions times channels over head width: not the same for every length, so its divisor has to change."""
     body = (
@@ -201,6 +216,33 @@ def test_sizes_left_open_stay_open() -> None:
     session = onnxruntime.InferenceSession(small.SerializeToString())
     for size in ((1, 3, 5, 9), (4, 3, 32, 16)):
         assert session.run(None, {"x": np.ones(size, dtype=np.float32)})[0].shape == (size[0], 5)
+
+
+def test_tables_that_indices_are_made_of_are_no_weights() -> None:
+    """Relative positions, computed in floating numbers and cast: what is gathered by them stays in its order."""
+    body = (
+        "d = Sub (down, across)\na = Add (d, three)\ni = Cast <to = 7> (a)\nb = Gather (table, i)\n"
+        "c = ReduceSum <keepdims = 0> (b, first)\nh = MatMul (x, w0)\ng = Mul (h, c)\ny = MatMul (g, w1)"
+    )
+    arrays = {
+        **weights({"table": (7, 32), "w0": (6, 32), "w1": (32, 5)}), "first": ints(0, 1), "three": np.float32(3),
+        "down": np.arange(4, dtype=np.float32)[:, None], "across": np.arange(4, dtype=np.float32)[None, :],
+    }  # fmt: skip
+    model = build(TOKENS, body, arrays)
+    assert [group.size for group in structprune.analyze(model).groups] == [32]
+    check(model, tolerance=TOLERANCE)
+
+
+def test_scales_that_are_put_together_are_no_weights() -> None:
+    body = (
+        "h = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, w0)\ns = Concat <axis = 0> (ones, twos)\n"
+        'u = Resize <mode = "nearest"> (h, , s)\np = GlobalAveragePool (u)\nf = Flatten (p)\n'
+        "y = Gemm <transB = 1> (f, wh)"
+    )
+    arrays = {**weights({"w0": (32, 3, 3, 3), "wh": (5, 32)}), "ones": np.ones(2, np.float32), "twos": np.full(2, 2, np.float32)}
+    model = build(IMAGE, body, arrays)
+    assert [group.size for group in structprune.analyze(model).groups] == [32]
+    check(model, tolerance=TOLERANCE)
 
 
 # -- control flow ----------------------------------------------------------------------------------

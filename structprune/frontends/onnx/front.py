@@ -177,19 +177,27 @@ class OnnxFrontend:
 
     def differences(self, shrinker: Shrinker, rewrite: Rewrite) -> Iterator[Conflict]:
         """Read the new model again: every value must have the shape that the rewrite says."""
-        again = trace(
-            shrinker.model,
-            {shrinker.values[value]: known for value, known in self.shapes_of_inputs.items()},
-            {shrinker.values[value]: known for value, known in self.observed_after(rewrite).items()},
-        )
+        observed = {shrinker.values[value]: known for value, known in self.observed_after(rewrite).items()}
+        again = self.trace_copy(shrinker, self.shapes_of_inputs, observed)
+        # What was mended for these sizes of the inputs must be right for others too.
+        others = self.other_shapes()
+        is_open = shrinker.is_mended and others != self.shapes_of_inputs
+        far = self.trace_copy(shrinker, others, observed) if is_open else again
         for value, made in self.lowering.values.items():
-            copied = shrinker.values[value]
             if made.producer is None or made not in rewrite.solution.axes:
                 continue
-            if again.shape(copied) != rewrite.shape(made):
-                yield Conflict(
-                    made.producer, f"it gives {again.shape(copied)} where {rewrite.shape(made)} was to come"
-                )
+            here, wanted = again.shape(shrinker.values[value]), rewrite.shape(made)
+            there = far.shape(shrinker.values[value])
+            if here != wanted:
+                yield Conflict(made.producer, f"it gives {here} where {wanted} was to come")
+            elif is_open and wanted == made.shape and there != self.elsewhere.shape(value):
+                yield Conflict(made.producer, f"for other inputs it gives {there}, not {self.elsewhere.shape(value)}")
+
+    def trace_copy(
+        self, shrinker: Shrinker, shapes: Mapping[ir.Value, Type], observed: Mapping[ir.Value, Type]
+    ) -> Trace:
+        inputs = {shrinker.values[value]: known for value, known in shapes.items()}
+        return trace(shrinker.model, inputs, observed)
 
     def error(self, rewrite: Rewrite, small: ir.Model) -> float:
         """In double precision where onnxruntime has all operators in it; half precision is computed in single."""

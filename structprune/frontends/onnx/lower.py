@@ -26,6 +26,7 @@ from structprune.frontends.onnx.trace import (
     version_of,
 )
 from structprune.graph import Graph, Op, Shape, Value, Where
+from structprune.order import Indices
 from structprune.rule import RULES
 
 # A literal's place in its node: an attribute by name, an input by number.
@@ -41,6 +42,9 @@ class Resized(Protocol):
 
     def before(self, value: Value, axis: int, at: int) -> int:
         """How many of the indices before `at` stay."""
+
+    def indices(self, value: Value, axis: int) -> Indices | None:
+        """The indices that stay along an axis; None for all."""
 
 
 @dataclass(slots=True, eq=False)
@@ -153,6 +157,7 @@ class Lowering:
         self.stored: dict[str, Stored] = {}
         self.parameters: dict[str, Value] = {}
         self.ops: list[Op] = []
+        self.numbers: dict[ir.Value, bool] = {}
         # What is computed from shapes and constants alone.
         self.arithmetic: set[ir.Value] = set()
         self.outputs_of_model = set(model.graph.outputs)
@@ -276,12 +281,24 @@ class Lowering:
         """Numbers computed from shapes and constants alone: no tensor of the network."""
         if node.op_type == "Constant" and not node.domain:
             return True
-        return all(
-            value in self.trace.numbers
-            and (not self.trace.types[value].dtype.is_floating_point() or prod(self.trace.types[value].shape) <= 1)
-            for value in node.outputs
-            if value.name
-        )
+        return all(self.is_number(value) for value in node.outputs if value.name)
+
+    def is_number(self, value: ir.Value) -> bool:
+        """Known, and no tensor of the network: whole numbers, scalars, and what only indices and sizes are made of."""
+        found = self.numbers.get(value)
+        if found is None:
+            known = self.trace.types.get(value)
+            if value not in self.trace.numbers or known is None:
+                found = False
+            elif not known.dtype.is_floating_point() or prod(known.shape) <= 1:
+                found = True
+            else:
+                found = bool(value.uses()) and not value.is_graph_output() and all(
+                    place in SCALES.get(node.op_type, ()) or all(map(self.is_number, node.outputs))
+                    for node, place in value.uses()
+                )  # fmt: skip
+            self.numbers[value] = found
+        return found
 
 
 def custom(call: Call, kind: str) -> Lowered:

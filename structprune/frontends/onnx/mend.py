@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from structprune.frontends.onnx.trace import Numbers, Trace, constant, sizes
+from structprune.frontends.onnx.trace import Numbers, Trace, Type, constant, sizes
+from structprune.graph import Shape
 
 PASSING = frozenset(("Identity", "Cast", "Unsqueeze", "Squeeze", "Reshape", "Flatten"))
 
@@ -25,25 +26,25 @@ class Mender:
         self.new = new
         # What is the same for every size of the inputs may become a constant.
         self.is_fixed = is_fixed
-        self.made: dict[tuple[ir.Value, bytes], ir.Value] = {}
+        self.made: dict[tuple[ir.Value, Shape, bytes], ir.Value] = {}
         self.replaced: dict[ir.Value, list[ir.Value]] = {}
 
     def mended(self, value: ir.Value, wanted: Numbers) -> ir.Value | None:
         """A value with these numbers: the given one, one made before, or a new one. None where there is none."""
         present = self.new.numbers.get(value)
-        if present is None or present.shape != wanted.shape:
+        if present is None or (present.shape != wanted.shape and constant(value) is None):
             return None
         wanted = wanted.astype(present.dtype)
         if np.array_equal(present, wanted):
             return value
-        key = (value, wanted.tobytes())
+        key = (value, wanted.shape, wanted.tobytes())
         if key not in self.made:
             found = self.make(value, wanted)
             if found is None:
                 return None
             self.made[key] = found
             self.new.numbers[found] = wanted
-            self.new.types[found] = self.new.types[value]
+            self.new.types[found] = Type(wanted.shape, self.new.types[value].dtype)
             self.replaced.setdefault(value, []).append(found)
         return self.made[key]
 

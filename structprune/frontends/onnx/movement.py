@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from structprune.frontends.onnx.lower import Call, Entry, Lowered, Place, Resized, entry, opaque
-from structprune.frontends.onnx.trace import constant
+from structprune.frontends.onnx.trace import Numbers, constant
 from structprune.graph import Value
 
 Route = list[list[tuple[int, int]]]
@@ -162,14 +162,15 @@ def slice_(call: Call) -> Lowered | list[Lowered]:
         shape = (*here.shape[:axis], len(bounds), *here.shape[axis + 1 :])
         made = Value(f"{output.name} cut along {axis}", shape, is_mask=x.is_mask)
         if step > 0:
-            attributes = {"dim": axis, "start": bounds.start, "end": bounds.stop, "step": step}
+            attributes: dict[str, Any] = {"dim": axis, "start": bounds.start, "end": bounds.stop, "step": step}
             attributes["is_partition"] = is_partition(call, axis)
             found.append(Lowered("slice", [here], attributes, outputs=[made]))
+        elif step == -1 and len(bounds) == here.shape[axis]:
+            found.append(Lowered("pick", [here], {"picks": {axis: np.array(bounds)}}, outputs=[made]))
         else:
             route: Route = [[] if k == axis and shape[k] != here.shape[k] else [(0, k)] for k in range(len(shape))]
-            found.append(
-                Lowered("route", [here], {"routes": [route], "whole": {(0, axis): "turns it round"}}, outputs=[made])
-            )
+            attributes = {"routes": [route], "whole": {(0, axis): "takes some of it backwards"}}
+            found.append(Lowered("route", [here], attributes, outputs=[made]))
         here = made
     if not found:
         return routed(x, straight(x))
@@ -332,6 +333,8 @@ def gather(call: Call) -> Lowered:
     axis = call.get("axis", 0) % len(x.shape)
     if numbers is not None and numbers.ndim == 0:
         return select(call, x, axis, int(numbers))
+    if numbers is not None:
+        return pick(call, x, axis, numbers)
     route: Route = [
         *([(0, k)] for k in range(axis)),
         *([(1, k)] for k in range(len(chosen.shape))),
@@ -339,6 +342,21 @@ def gather(call: Call) -> Lowered:
     ]
     whole = {(0, axis): "reads it by index"}
     return Lowered("route", [x, chosen], {"routes": [route], "whole": whole})
+
+
+def pick(call: Call, x: Value, axis: int, numbers: Numbers) -> Lowered:
+    """Entries of one axis by numbers that are known: they are numbered anew when some before them go."""
+    output = call.outputs[0]
+    old = numbers % x.shape[axis]
+
+    def literals(new: Resized) -> dict[Place, Any]:
+        left = old
+        for k in range(old.ndim):
+            kept = new.indices(output, axis + k)
+            left = left if kept is None else np.take(left, kept, axis=k)
+        return {1: np.array([new.before(x, axis, int(place)) for place in left.reshape(-1)]).reshape(left.shape)}
+
+    return Lowered("pick", [x], {"picks": {axis: old}}, literals)
 
 
 def select(call: Call, x: Value, axis: int, given: int) -> Lowered:
@@ -349,6 +367,21 @@ def select(call: Call, x: Value, axis: int, given: int) -> Lowered:
         return {1: place if given >= 0 else place - new.shape(x)[axis]}
 
     return Lowered("select", [x], {"dim": axis, "index": index}, literals)
+
+
+@entry("GatherND")
+def gather_nd(call: Call) -> Lowered:
+    """x[..., i, j, ...]: the axes after the indexed ones pass."""
+    x, chosen, lead = call.x(), call.inputs[1], call.get("batch_dims", 0)
+    assert chosen is not None
+    depth, rank = chosen.shape[-1], len(chosen.shape)
+    route: Route = [
+        *([(0, k), (1, k)] for k in range(lead)),
+        *([(1, k)] for k in range(lead, rank - 1)),
+        *([(0, k)] for k in range(lead + depth, len(x.shape))),
+    ]
+    whole = {(0, k): "reads it by index" for k in range(lead, lead + depth)} | {(1, rank - 1): "reads by it"}
+    return Lowered("route", [x, chosen], {"routes": [route], "whole": whole})
 
 
 @entry("GatherElements")

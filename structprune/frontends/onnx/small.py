@@ -166,8 +166,10 @@ class Shrinker:
             if place >= len(node.inputs):
                 node.resize_inputs(place + 1)
         else:
-            shaped = wanted.reshape(self.new.numbers[value].shape) if value in self.new.numbers else wanted
-            made = self.mender.mended(value, shaped)
+            present = self.new.numbers.get(value)
+            if present is not None and present.size == wanted.size:
+                wanted = wanted.reshape(present.shape)
+            made = self.mender.mended(value, wanted)
         if made is None:
             self.conflicts.append(Conflict(op, f"its input {place} is computed, and cannot become {wanted.tolist()}"))
         elif made is not value:
@@ -183,6 +185,8 @@ class Shrinker:
             if old.uses() or old in kept:
                 continue
             (new, *others), node = made, old.producer()
+            if not old.is_initializer() and (node is None or node.graph is None):
+                continue  # it went along with what was made of it
             maker = new.producer()
             if constant(old) is not None and not others:
                 set_constant(old, new.const_value)

@@ -24,7 +24,7 @@ from structprune.graph import Shape
 
 Numbers = NDArray[Any]
 # Larger tensors are data: no shape is computed from them.
-MOST_INTEGERS, MOST_FLOATS = 4096, 64
+MOST_NUMBERS = 4096
 # Their answer differs from run to run, or is not a tensor.
 NEVER_EVALUATED = frozenset(
     ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout")
@@ -99,8 +99,8 @@ def sizes(tensor: ir.TensorProtocol) -> Shape:
     return tuple(tensor.shape.numpy())
 
 
-def is_small(shape: Iterable[int], dtype: ir.DataType) -> bool:
-    return prod(shape) <= (MOST_FLOATS if dtype.is_floating_point() else MOST_INTEGERS)
+def is_small(shape: Iterable[int]) -> bool:
+    return prod(shape) <= MOST_NUMBERS
 
 
 def trace(
@@ -174,7 +174,7 @@ def note_constant(result: Trace, value: ir.Value) -> None:
         return
     shape = sizes(tensor)
     result.types[value] = Type(shape, tensor.dtype)
-    if tensor.dtype != ir.DataType.STRING and is_small(shape, tensor.dtype):
+    if tensor.dtype != ir.DataType.STRING and is_small(shape):
         result.numbers[value] = tensor.numpy()
 
 
@@ -294,7 +294,7 @@ def evaluate(node: ir.Node, version: int, known: Trace) -> None:
     if not node.inputs or any(value is not None and value not in known.numbers for value in node.inputs):
         return
     types = [known.types.get(value) for value in node.outputs]
-    if any(each is None or not is_small(each.shape, each.dtype) for each in types):
+    if any(each is None or not is_small(each.shape) for each in types):
         return
     operands = [None if value is None else known.numbers[value] for value in node.inputs]
     results = compute(node, version, operands)
