@@ -150,6 +150,15 @@ ROWS = [
            arrays={"zero": ints(0), "three": ints(3), "end": ints(2**63 - 1), "last": ints(-1)}),
     tokens("slice_from_the_end", "a = Slice (h, minus, end, last)\ng = MatMul (a, w1)", (3, 5, 8), {"w1": (5, 8)},
            arrays={"minus": ints(-5), "end": ints(2**63 - 1), "last": ints(2)}),
+    tokens("slices_strided", "a = Slice (h, zero, end, last, two)\nb = Slice (h, one, end, last, two)\nc = Sigmoid (b)\n"
+           "m = Mul (a, c)\ng = MatMul (m, w1)", (4, 8), {"w1": (4, 8)},
+           arrays={"zero": ints(0), "one": ints(1), "two": ints(2), "end": ints(2**63 - 1), "last": ints(-1)}),
+    tokens("slice_strided_ragged", "a = Slice (h, one, end, last, three)\ng = MatMul (a, w1)", (2, 8), {"w1": (3, 8)},
+           arrays={"one": ints(1), "three": ints(3), "end": ints(8), "last": ints(-1)}),
+    tokens("slice_reversed", "g = Slice (h, minus, end, last, minus)", (8,),
+           arrays={"minus": ints(-1), "end": ints(-(2**63) + 1), "last": ints(-1)}),
+    tokens("slice_reversed_and_added", "a = Slice (h, seven, end, last, minus)\ng = Add (a, h)", (4,),
+           arrays={"minus": ints(-1), "seven": ints(7), "end": ints(-9), "last": ints(-1)}),
     tokens("slices_of_a_weight", "a = Slice (w1, zero, three, zero)\nb = Slice (w1, three, eight, zero)\n"
            "p, q = Split <axis = -1> (h, parts)\nr = MatMul (p, a)\ns = MatMul (q, b)\ng = Add (r, s)", (3, 5, 8),
            {"w1": (8, 8)}, arrays={"zero": ints(0), "three": ints(3), "eight": ints(8), "parts": ints(3, 5)}),

@@ -147,7 +147,9 @@ def slice_(call: Call) -> Lowered | list[Lowered]:
             if size == after or step < 0:
                 continue
             start, end, _ = slice(starts[k], ends[k], step).indices(size)
-            first[k] = new.before(x, axis, start) - (after if starts[k] < 0 else 0)
+            # Blocks of `step` entries go or stay as a whole.
+            place = new.before(x, axis, start // step * step) + start % step
+            first[k] = place - (after if starts[k] < 0 else 0)
             if -size <= ends[k] < size:
                 last[k] = new.before(x, axis, end) - (after if ends[k] < 0 else 0)
         by_input = call.has(1)
