@@ -172,13 +172,21 @@ def misfit(op: Op, meeting: Meeting) -> str | None:
 
 def forget_zeros(solution: Solution, op: Op) -> None:
     """After a write, whatever shares the memory may no longer be zero."""
-    target = op.inputs[0]
-    if target is None or target.base is None or all(solution.zero[op.outputs[0]]):
+    target, written = op.inputs[0], op.outputs[0]
+    if target is None or target.base is None or all(solution.zero[written]):
         return
     root = target.base
     for value in list(solution.zero):
         if value is root or value.base is root:
-            solution.zero[value] = (False,) * len(value.shape)
+            is_same = same_axes(solution, value, written)
+            pairs = zip(solution.zero[value], solution.zero[written], strict=True) if is_same else ()
+            solution.zero[value] = tuple(a and b for a, b in pairs) if is_same else (False,) * len(value.shape)
+
+
+def same_axes(solution: Solution, a: Value, b: Value) -> bool:
+    resolve = solution.system.resolve
+    pairs = zip(solution.axes[a], solution.axes[b], strict=False)
+    return len(a.shape) == len(b.shape) and all(resolve(x) is resolve(y) for x, y in pairs)
 
 
 def freeze_unsteady(solution: Solution) -> None:

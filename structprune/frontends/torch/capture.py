@@ -267,13 +267,17 @@ class Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
 
     def _answer(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What data decide is decided as in the run that this one is compared with: both take the same path."""
-        target, answer = next(self._given_answers, (None, None))
+        target, given = next(self._given_answers, (None, None))
         if target is not function:
-            self._given_answers = iter(())
-            answer = function(*args, **kwargs)
-        self.answers.append((function, answer))
+            self._given_answers, given = iter(()), None
+        if isinstance(given, Masks):
+            args, kwargs = with_masks(args, kwargs, given)
+        result = function(*args, **kwargs) if given is None or isinstance(given, Masks) else given
+        # What is chosen by a mask has channels, which may be fewer in the other run: there the mask is the answer.
+        has_channels = any(tensor.is_floating_point() for tensor in tensors_in(result))
+        self.answers.append((function, masks_in((args, kwargs)) if has_channels else result))
         # The model may write into what it is given.
-        return map_tensors(answer, Tensor.clone)
+        return result if has_channels else map_tensors(result, Tensor.clone)
 
     def _follow(self, call: Call, tensors: Sequence[Tensor], is_constant: bool) -> None:
         """Keep apart what is the same in every run from what the numbers of the inputs, or chance, had a part in."""
@@ -316,6 +320,24 @@ class Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
                 break
             frame = frame.f_back
         return Where("", self.modules[-1] if self.modules else "")
+
+
+class Masks(list[Tensor]):
+    """The masks among an operator's arguments."""
+
+
+def masks_in(arguments: Any) -> Masks:
+    return Masks(tensor.clone() for tensor in tensors_in(arguments) if tensor.dtype == torch.bool)
+
+
+def with_masks(args: Any, kwargs: Any, masks: Masks) -> tuple[Any, Any]:
+    """The arguments with other masks."""
+    others = iter(masks)
+
+    def replaced(tensor: Tensor) -> Tensor:
+        return next(others, tensor) if tensor.dtype == torch.bool else tensor
+
+    return map_tensors(args, replaced), map_tensors(kwargs, replaced)
 
 
 def function_writes(function: Any) -> bool:
