@@ -242,8 +242,11 @@ class _Builder:
             return self.node(structure)
         if isinstance(structure, dict):
             return {key: self.result(item) for key, item in structure.items()}
+        if isinstance(structure, tuple) and hasattr(structure, "_fields"):
+            # Made by a call: not every torch writes a named tuple's class into the code of a graph.
+            return self.graph.call_function(type(structure), tuple(map(self.result, structure)))
         if isinstance(structure, list | tuple):
-            return rebuilt_like(structure, map(self.result, structure))
+            return type(structure)(map(self.result, structure))
         if structure is None or isinstance(structure, bool | int | float | str):
             return structure
         raise UnsupportedModel(f"the model's result holds a {type(structure).__name__}, which a graph cannot make")
