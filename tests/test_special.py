@@ -118,3 +118,24 @@ def test_no_warning_where_the_class_is_kept() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         structprune.shrink(seeded(Block), 0.5, images(2, 3, 8, 8))
+
+
+class ChosenRows(nn.Module):
+    """The rows that the data choose go through a layer, in float32 whatever comes in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.chosen, self.leave = nn.Linear(6, 32), nn.Linear(32, 32), nn.Linear(32, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.enter(x.float()).relu()
+        for row in (x[:, 0] > 0).nonzero().flatten().tolist():
+            y = y.index_add(0, torch.tensor([row]), self.chosen(y[row : row + 1]))
+        return self.leave(y)
+
+
+def test_numeric_verification_of_a_model_bound_to_data_that_casts_by_itself() -> None:
+    torch.manual_seed(0)
+    model = ChosenRows()
+    small = structprune.shrink(model, 0.5, torch.randn(5, 6), verify="numeric")
+    assert type(small) is ChosenRows and small.chosen.weight.shape[0] < 32

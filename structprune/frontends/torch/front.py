@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property, partial
 from math import prod
 from typing import Any
@@ -184,15 +184,28 @@ class TorchFrontend:
     ) -> float:
         """No recorded graph stands for a model bound to data: its own code runs on zeroed parameters.
 
-        Both run in float64: rounding would choose between scores that are nearly equal, and so another path.
+        Both run in float64 where the code allows: rounding would choose between scores that are nearly equal, and
+        so another path.
         """
-        whole, small = copy.deepcopy(self.model), copy.deepcopy(small).double()
+        whole = copy.deepcopy(self.model).eval()
         for name, tensor in stored(whole):
             if name in values:
                 tensor.data = values[name]
-        precise = map_tensors(arguments[0], as_double), map_tensors(arguments[1], as_double)
-        expected = outputs_of_own_code(whole.double().eval(), rewrite, precise)
-        return largest_error(expected, outputs_in_eval_mode(small, precise))
+        try:
+            return error_between(whole, small, rewrite, arguments, as_double)
+        except RuntimeError:  # the code casts to a type of its own
+            return error_between(whole, small, rewrite, arguments, lambda tensor: tensor)
+
+
+def error_between(
+    whole: nn.Module, small: nn.Module, rewrite: Rewrite, arguments: Arguments, cast: Callable[[Tensor], Tensor]
+) -> float:
+    """How far two models' own codes are apart, everything cast."""
+    whole, small = copy.deepcopy(whole), copy.deepcopy(small)
+    for model in (whole, small):
+        model._apply(cast)  # type: ignore[no-untyped-call]
+    given = map_tensors(arguments[0], cast), map_tensors(arguments[1], cast)
+    return largest_error(outputs_of_own_code(whole, rewrite, given), outputs_in_eval_mode(small, given))
 
 
 def outputs_in_eval_mode(model: nn.Module, arguments: Arguments) -> list[Tensor]:
