@@ -117,27 +117,30 @@ def by_norm(order: float) -> Criterion:
 
 
 # Entries of a weight that are looked at in one go: no copy of a whole weight is made.
-BLOCK = 1 << 20
+BLOCK = 1 << 18
+
+
+def strides_of(array: Array) -> tuple[int, ...]:
+    return tuple(array.stride() if callable(getattr(array, "stride", None)) else array.strides)
 
 
 def is_row_major(array: Array) -> bool:
     """The entries of an index along the first axis lie together in memory."""
-    strides = array.stride() if callable(getattr(array, "stride", None)) else array.strides
-    return bool(strides[0] == max(strides))
+    strides = strides_of(array)
+    return strides[0] == max(strides)
 
 
 def norms_by_row(array: Array, order: float) -> Scores:
     """What each index adds to the norm (to the power of the order), row by row."""
+    if array.ndim == 1:
+        sizes = np.abs(to_numpy(array))
+        return sizes if order == float("inf") else powers(sizes, order).astype(np.float64)
     xp = array_namespace(array)
     height = max(1, BLOCK * array.shape[0] // max(prod(array.shape), 1))
     found = []
     for start in range(0, array.shape[0], height):
         rows = precise(array[start : start + height, ...])
-        if rows.ndim > 1:
-            rows = xp.linalg.vector_norm(rows, axis=others(rows), ord=order)
-        else:
-            rows = xp.abs(rows) if order else rows != 0
-        found.append(to_numpy(rows))
+        found.append(to_numpy(xp.linalg.vector_norm(rows, axis=others(rows), ord=order)))
     norms = np.concatenate(found)
     return norms if order in (0, float("inf")) else norms**order
 
@@ -145,15 +148,29 @@ def norms_by_row(array: Array, order: float) -> Scores:
 def norms_by_block(array: Array, order: float) -> Scores:
     """The same where an index's entries are strewn over memory: it is read in its own order, a part at a time."""
     xp = array_namespace(array)
+    strides = strides_of(array)
+    array = xp.moveaxis(array, strides.index(max(strides)), 1)
     total: Scores = np.zeros(array.shape[0])
     width = max(1, BLOCK * array.shape[1] // max(prod(array.shape), 1))
     for start in range(0, array.shape[1], width):
-        size = xp.abs(precise(array[:, start : start + width, ...]))
+        block = precise(array[:, start : start + width, ...])
+        # First over the outermost axis in memory: whole rows are added, or compared.
         if order == float("inf"):
-            total = np.maximum(total, to_numpy(xp.max(size, axis=others(size))))
+            part = xp.max(xp.abs(block), axis=1)
+            part = xp.max(part, axis=others(part)) if part.ndim > 1 else part
+            total = np.maximum(total, to_numpy(part))
         else:
-            total = total + to_numpy(xp.sum(size**order if order else size != 0, axis=others(size)))
+            part = xp.sum(powers(block, order), axis=1)
+            part = xp.sum(part, axis=others(part)) if part.ndim > 1 else part
+            total = total + to_numpy(part)
     return total
+
+
+def powers(array: Array, order: float) -> Array:
+    if order == 2:
+        return array * array
+    size = array_namespace(array).abs(array)
+    return size if order == 1 else size != 0 if order == 0 else size**order
 
 
 def precise(array: Array) -> Array:
