@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.metadata
 import importlib.util
 import inspect
 import shutil
@@ -139,17 +138,6 @@ def test_importing_the_package_loads_nothing_that_is_not_needed():
 # -- the wheel -------------------------------------------------------------------------------------
 
 
-def has_backend() -> bool:
-    """The `test` extra brings setuptools; an older one cannot read our pyproject.toml."""
-    try:
-        return int(importlib.metadata.version("setuptools").partition(".")[0]) >= 77
-    except importlib.metadata.PackageNotFoundError:
-        return False
-
-
-BUILDS = pytest.mark.skipif(not has_backend(), reason="needs setuptools 77 or newer, as in the `test` extra")
-
-
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of what a build can see, so that no build leaves anything in the real one."""
@@ -180,7 +168,6 @@ def unpacked(archive: Path, out: Path) -> Path:
     return folder
 
 
-@BUILDS
 @pytest.mark.parametrize("origin", ["checkout", "sdist"])
 def test_the_wheel_holds_the_package_and_nothing_else(checkout, tmp_path, origin):
     source = checkout
@@ -203,7 +190,6 @@ def test_the_wheel_holds_the_package_and_nothing_else(checkout, tmp_path, origin
     assert "Requires-Python: >=3.10" in metadata
 
 
-@BUILDS
 def test_an_editable_install_adds_one_name(checkout, tmp_path):
     with zipfile.ZipFile(build("editable", checkout, tmp_path / "wheel")) as wheel:
         wheel.extractall(tmp_path / "site")

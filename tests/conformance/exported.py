@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import sys
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 import structprune
 from structprune.frontends.torch.record import tensors_in
 from tests.conformance.catalog import Case, cases
-from tests.conformance.run import HEADER, RATIO, Row, TookTooLong, time_limit
+from tests.conformance.run import HEADER, RATIO, Row, TookTooLong, conclude, table_parser, time_limit
 
 EXPORTERS = ("dynamo", "older")
 # Single precision, in units of the largest output.
@@ -119,13 +118,8 @@ def attempt(case: Case, exporter: str, seconds: int) -> Row:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("pattern", nargs="?", default=None, help="a regular expression that the names must hold")
-    parser.add_argument("--library", default=None)
-    parser.add_argument("--fast", action="store_true")
+    parser = table_parser(__doc__, seconds=300)
     parser.add_argument("--exporter", choices=EXPORTERS, default=None)
-    parser.add_argument("--seconds", type=int, default=300, help="give a model up after this long")
-    parser.add_argument("--out", type=Path, default=None, help="also write the table to this file")
     options = parser.parse_args(arguments)
     warnings.filterwarnings("ignore")
     print(HEADER, flush=True)
@@ -141,9 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{len(right)} of {len(files)} files right, the largest error {worst:.1e}; "
         f"torch could not export {len(rows) - len(files)}"
     )
-    print(f"\n{summary}")
-    if options.out:
-        options.out.write_text("\n".join([HEADER, *map(str, rows), "", summary, ""]), encoding="utf-8")
+    conclude(HEADER, rows, summary, options.out)
     return 0 if len(right) == len(files) else 1
 
 

@@ -110,14 +110,24 @@ def attempt(case: Case, seconds: int) -> Row:
         return Row(case.name, "error", 0.0, float("inf"), 0, 0.0, 0.0, FLOAT32_LIMIT, text[:240])
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+def table_parser(about: str | None, seconds: int) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=about)
     parser.add_argument("pattern", nargs="?", default=None, help="a regular expression that the names must hold")
     parser.add_argument("--library", default=None)
     parser.add_argument("--fast", action="store_true")
-    parser.add_argument("--seconds", type=int, default=180, help="give a model up after this long")
+    parser.add_argument("--seconds", type=int, default=seconds, help="give a model up after this long")
     parser.add_argument("--out", type=Path, default=None, help="also write the table to this file")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def conclude(header: str, rows: Sequence[object], summary: str, out: Path | None) -> None:
+    print(f"\n{summary}")
+    if out:
+        out.write_text("\n".join([header, *map(str, rows), "", summary, ""]), encoding="utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = table_parser(__doc__, seconds=180).parse_args(arguments)
     warnings.filterwarnings("ignore")
     print(HEADER, flush=True)
     rows = []
@@ -130,9 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{len(right)} of {len(rows)} right ({len(own)} in their own class); "
         f"{sum(row.error <= LIMIT for row in right)} to {LIMIT:g}"
     )
-    print(f"\n{summary}")
-    if options.out:
-        options.out.write_text("\n".join([HEADER, *map(str, rows), "", summary, ""]), encoding="utf-8")
+    conclude(HEADER, rows, summary, options.out)
     return 0 if len(right) == len(rows) else 1
 
 

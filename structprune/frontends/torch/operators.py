@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from structprune.frontends.torch import movement  # noqa: F401  registers its entries
+from structprune.frontends.torch import indexing, movement  # noqa: F401  registers their entries
 from structprune.frontends.torch.lower import Bound, Lowered, Resized, entry, opaque
 from structprune.frontends.torch.record import Call, values_in
 from structprune.graph import Value

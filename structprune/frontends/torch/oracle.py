@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch._dispatch.python import enable_python_dispatcher
 
 from structprune.frontends.torch.autocast import perform
-from structprune.frontends.torch.capture import Recorder, module_names, unfused_attention
+from structprune.frontends.torch.capture import Recorder
 from structprune.frontends.torch.lower import bind, qualified_name
 from structprune.frontends.torch.module import new_arguments
 from structprune.frontends.torch.record import Arguments, Call, Capture, tensors_in
 from structprune.frontends.torch.run import run
+from structprune.frontends.torch.surroundings import module_names, unfused_attention
 from structprune.graph import Op, Value
 from structprune.passes.rewrite import Rewrite
 
