@@ -26,6 +26,7 @@ from structprune.frontends.torch.compare import Comparison, Difference
 from structprune.frontends.torch.literal import (
     changes_of,
     explains,
+    fixed_numbers,
     literal_axes,
     literal_sizes,
     number_ratio,
@@ -93,18 +94,25 @@ class Adapter:
 
     def adapt(self, choose: Choose) -> Adapted:
         """Try, learn from the first difference, and try again."""
-        first = Rewrite(self.solution, choose(self.constraints))
+        self.tie_chunks()
+        try:
+            first = Rewrite(self.solution, choose(self.constraints))
+        except UnsupportedRatio as error:
+            if not self.constraints.count:
+                raise
+            return Adapted(None, reason=f"with its chunks of equal sizes, {error}")
         # Code that is given sizes which change most often holds them in attributes: mend those at once.
         # Where that replaces a number which only looked like a size, begin again and mend one by one.
         eager = self.attempts(choose, first, self.types_given_sizes(first))
         if eager.rewrite is not None or not self.types_given_sizes(first):
             return eager
         self.constraints = Constraints()
+        self.tie_chunks()
         return self.attempts(choose, first, set())
 
     def attempts(self, choose: Choose, rewrite: Rewrite, widened: set[type]) -> Adapted:
-        reason, known = "", 0
-        self.widened, self.spared = widened, set()
+        reason, known = "", self.constraints.count
+        self.widened, self.spared = widened, set(self.attributes_of_fixed_sizes(rewrite) if widened else ())
         for _ in range(ATTEMPTS):
             if known != self.constraints.count:
                 try:
@@ -221,6 +229,18 @@ class Adapter:
                 return
             name = name.rpartition(".")[0]
 
+    def attributes_of_fixed_sizes(self, rewrite: Rewrite) -> Iterator[tuple[type, str]]:
+        """Sequences (a window, its shift) all of whose numbers the code gives as something that does not change."""
+        fixed: dict[str, set[int]] = {}
+        for op in self.ops:
+            fixed.setdefault(op.where.module, set()).update(fixed_numbers(op, rewrite))
+        for inner, numbers in fixed.items():
+            for name in self.around(inner) if numbers else ():
+                for attribute, value in vars(self.modules[name]).items():
+                    held = numbers_in(value)
+                    if len(held) > 1 and numbers.issuperset(held):
+                        yield self.types[name], attribute
+
     def widen(self, found: Sized, rewrite: Rewrite) -> None:
         """For modules that literals alone did not mend: the widths of what their operators meet."""
         wider: Sized = {}
@@ -311,14 +331,20 @@ class Adapter:
         self.widened |= new
         return bool(new)
 
+    def tie_chunks(self) -> None:
+        """Code that asks for a number of parts can have no unequal ones: no need to try."""
+        for op in self.ops:
+            if op.name == "chunk":
+                self.tie_equal_parts(op)
+
     def tie_parts(self, difference: Difference, op: Op, rewrite: Rewrite) -> bool:
         """Parts that the code cuts to equal sizes keep equal counts."""
-        learnt = False
-        for each in self.alike(op) if op.kind == "split" else ():
-            dim = int(str(each.attributes["dim"]))
-            first, *others = (self.solution.expanded(value)[dim] for value in each.outputs)
-            learnt |= any([self.tie(first, other) for other in others if other.size == first.size])
-        return learnt
+        return op.kind == "split" and any([self.tie_equal_parts(each) for each in self.alike(op)])
+
+    def tie_equal_parts(self, op: Op) -> bool:
+        dim = int(str(op.attributes["dim"]))
+        first, *others = (self.solution.expanded(value)[dim] for value in op.outputs)
+        return any([self.tie(first, other) for other in others if other.size == first.size])
 
     def tie_literals(self, difference: Difference, op: Op, rewrite: Rewrite) -> bool:
         """The code derived a size from another width: both keep equal counts."""

@@ -69,6 +69,14 @@ def literal_sizes(op: Op, rewrite: Rewrite) -> Iterator[tuple[int, int]]:
                 yield old, new
 
 
+def fixed_numbers(op: Op, rewrite: Rewrite) -> set[int]:
+    """The whole numbers above 1 in lists that an operator was given as anything but sizes which can change."""
+    call, _ = source(op)
+    lists = (value for value in bind(call.target, call.args, call.kwargs).values() if isinstance(value, list | tuple))
+    numbers = {number for each in lists for number in numbers_in(each) if number > 1}
+    return numbers - {old for old, _ in literal_sizes(op, rewrite)}
+
+
 def explains(ratio: float, width_ratio: float) -> bool:
     return any(abs(ratio - width_ratio**power) < 1e-6 for power in (1, -1, 0.5, -0.5))
 

@@ -115,16 +115,22 @@ def values_in(structure: Any) -> Iterator[Value]:
             yield from values_in(item)
 
 
+# What most arguments are; that no tensor is in it need not be asked each time.
+PLAIN = frozenset((int, float, bool, str, type(None)))
+
+
 def tensors_in(structure: Any) -> Iterator[Tensor]:
     """The tensors that a caller of the model sees in its result."""
     if isinstance(structure, Tensor):
         yield structure
     elif isinstance(structure, dict):
-        for item in structure.values():
-            yield from tensors_in(item)
+        yield from tensors_in(tuple(structure.values()))
     elif isinstance(structure, list | tuple | set):
         for item in structure:
-            yield from tensors_in(item)
+            if isinstance(item, Tensor):
+                yield item
+            elif type(item) not in PLAIN:
+                yield from tensors_in(item)
     elif is_dataclass(structure) and not isinstance(structure, type):
         for entry in fields(structure):
             yield from tensors_in(getattr(structure, entry.name))
@@ -138,10 +144,14 @@ def map_tensors(structure: Any, function: Callable[[Tensor], Any]) -> Any:
         # Subclasses such as tokenizers' encodings may not be rebuilt from pairs: a dict serves.
         return {key: map_tensors(item, function) for key, item in structure.items()}
     if isinstance(structure, list | tuple):
-        return rebuilt_like(structure, (map_tensors(item, function) for item in structure))
+        items = [item if type(item) in PLAIN else map_tensors(item, function) for item in structure]
+        return rebuilt_like(structure, items)
     return structure
 
 
 def rebuilt_like(structure: list[Any] | tuple[Any, ...], items: Iterable[Any]) -> Any:
     """A list or a tuple, named or not, of the same type with other items."""
-    return type(structure)(*items) if hasattr(structure, "_fields") else type(structure)(items)
+    kind = type(structure)
+    if kind is list or kind is tuple:
+        return kind(items)
+    return kind(*items) if hasattr(kind, "_fields") else kind(items)

@@ -84,8 +84,8 @@ def is_dense(tensor: Tensor) -> bool:
 def pointwise(arguments: Sequence[Any]) -> Tensor | None:
     tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
     largest = max(tensors, key=Tensor.numel)
-    # Where a smaller operand is spread, its own strides have a say in the order of the axes.
-    is_whole = is_plain if len(tensors) > 1 else is_dense
+    # Where a smaller operand that comes first is spread, its own strides have a say in the order of the axes.
+    is_whole = is_dense if tensors[0] is largest else is_plain
     if not all(tensor.dtype == largest.dtype for tensor in tensors) or not is_whole(largest):
         return None
     if not all(fits(tensor.shape, largest.shape) for tensor in tensors):
@@ -184,7 +184,7 @@ def masked_fill(x: Tensor, mask: Tensor, value: Any) -> Tensor | None:
 
 @shape_of("linalg_vector_norm")
 def vector_norm(x: Tensor, order: float = 2, dim: Any = None, keepdim: bool = False, **options: Any) -> Tensor | None:
-    if options or not is_plain(x) or not x.is_contiguous() or not isinstance(dim, list | tuple):
+    if options or not x.is_floating_point() or not isinstance(dim, list | tuple) or not dim:
         return None
     axes = {axis % x.dim() for axis in dim}
     kept = [1 if axis in axes else size for axis, size in enumerate(x.shape) if keepdim or axis not in axes]

@@ -4,49 +4,72 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from operator import is_
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+# Attributes that hold nothing which could be written into. Most of a model's are.
+PLAIN = frozenset((int, float, bool, str, type(None), Tensor, nn.Parameter))
+CONTAINERS = (dict, list, set, tuple)
 
 
 @contextmanager
 def left_as_found(model: nn.Module, is_real: bool, training: bool = False) -> Iterator[None]:
     """Undo what a forward pass leaves on the modules: caches, counters, training flags."""
-    saved = [(module, dict(module.__dict__)) for module in model.modules()]
-    containers = list(contents(attributes for _, attributes in saved))
+    modules = list(model.modules())
+    modes = [module.training for module in modules]
+    found = list(contents(vars(module) for module in modules))
     # Without data nothing is written; a real run writes into buffers.
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()] if is_real else []
-    for module, _ in saved:
-        module.__dict__["training"] = training
+    for module in modules:
+        vars(module)["training"] = training
     try:
         yield
     finally:
-        for module, attributes in saved:
-            module.__dict__.clear()
-            module.__dict__.update(attributes)
-        for container, content in containers:
-            if isinstance(container, list):
-                container[:] = content
-            else:
-                container.clear()
-                container.update(content)
-        for buffer, content in buffers:
-            buffer.detach().copy_(content)
+        for module, mode in zip(modules, modes, strict=True):
+            vars(module)["training"] = mode
+        for container, content in found:
+            if (container or content) and not holds(container, content):
+                refill(container, content)
+        for buffer, value in buffers:
+            buffer.detach().copy_(value)
 
 
 def contents(values: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
-    """The containers among some values and inside them, each with a copy of what it holds."""
-    for value in values:
-        # Not isinstance: it asks for `__class__`, which configuration objects compute slowly.
-        if issubclass(type(value), dict):
-            yield value, value.copy()
-            yield from contents(value.values())
-        elif issubclass(type(value), (list, set)):
-            yield value, value.copy()
-            yield from contents(value)
-        elif type(value) is tuple:
-            yield from contents(value)
+    """The containers among some values and inside them, each once, with a copy of what it holds."""
+    seen: set[int] = set()
+    unread: list[Iterable[Any]] = [values]
+    for each in unread:
+        for value in each:
+            # Not isinstance: it asks for `__class__`, which configuration objects compute slowly.
+            kind = type(value)
+            if kind in PLAIN or not issubclass(kind, CONTAINERS):
+                continue
+            if not value:
+                yield value, ()
+            elif id(value) not in seen:
+                seen.add(id(value))
+                if not issubclass(kind, tuple):
+                    yield value, value.copy()
+                unread.append(list(value.values()) if issubclass(kind, dict) else value)
+
+
+def holds(container: Any, content: Any) -> bool:
+    """Whether a container still holds the very same objects as it did."""
+    if issubclass(type(container), set) or len(container) != len(content):
+        return False
+    is_dict = issubclass(type(container), dict)
+    return all(map(is_, container, content)) and (not is_dict or all(map(is_, container.values(), content.values())))
+
+
+def refill(container: Any, content: Any) -> None:
+    if issubclass(type(container), list):
+        container[:] = content
+    else:
+        container.clear()
+        container.update(content)
 
 
 @contextmanager
