@@ -221,3 +221,22 @@ def test_attributes_of_torchs_modules_are_true() -> None:
     assert small.head.in_features == small.rnn.hidden_size
     # The text of a module tells the truth too.
     assert f"Conv2d(3, {small.conv.out_channels}," in repr(small)
+
+
+def test_chunks_that_cannot_stay_equal_make_a_graph() -> None:
+    class Halves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.both = nn.Linear(8, 48)
+            self.held, self.free = nn.Linear(24, 4), nn.Linear(24, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            held, free = self.both(x).chunk(2, -1)
+            return self.held(held.softmax(-1)) + self.free(free)
+
+    model, x = seeded(Halves).eval(), torch.randn(2, 8)
+    small = structprune.shrink(model, 0.3, x, verify="numeric")
+    assert isinstance(small, torch.fx.GraphModule)
+    assert small.held.weight.shape[1] == 24 > small.free.weight.shape[1]
+    with pytest.raises(structprune.UnsupportedModel, match="chunks of equal sizes"):
+        structprune.shrink(model, 0.3, x, output="module")
