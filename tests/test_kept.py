@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import models_zoo
 import structprune
+from structprune.errors import UnsupportedModel
 from structprune.frontends.torch.module import Edits, resize, small_copy
 from tests.small_models import EXACT, SAMPLE, Block, Buffers, Tied, both, call, count, images, seeded
 
@@ -238,5 +239,5 @@ def test_chunks_that_cannot_stay_equal_make_a_graph() -> None:
     small = structprune.shrink(model, 0.3, x, verify="numeric")
     assert isinstance(small, torch.fx.GraphModule)
     assert small.held.weight.shape[1] == 24 > small.free.weight.shape[1]
-    with pytest.raises(structprune.UnsupportedModel, match="chunks of equal sizes"):
+    with pytest.raises(UnsupportedModel, match="chunks of equal sizes"):
         structprune.shrink(model, 0.3, x, output="module")
