@@ -35,7 +35,7 @@ from structprune.frontends.torch.record import (
     tensors_in,
 )
 from structprune.frontends.torch.shape import quick_shape
-from structprune.frontends.torch.surroundings import left_as_found, module_names, unfused_attention
+from structprune.frontends.torch.surroundings import left_as_found, module_names, straight_to, unfused_attention
 from structprune.graph import Shape, Value, Where
 from structprune.progress import doing
 
@@ -436,6 +436,7 @@ def record(
             torch.no_grad() if is_real else torch.enable_grad(),
             enable_python_dispatcher(),
             recorder,
+            straight_to(recorder),
         ):
             stack.enter_context(context)
         try:
