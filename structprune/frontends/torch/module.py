@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from structprune.errors import UnsupportedModel
 from structprune.frontends.torch.lower import bind
-from structprune.frontends.torch.record import Call
+from structprune.frontends.torch.record import PLAIN, Call
 from structprune.order import Indices
 from structprune.passes.rewrite import Rewrite
 
@@ -80,8 +80,7 @@ def small_copy(model: nn.Module, edits: Edits, is_filled: bool = True) -> nn.Mod
 
     Without `is_filled`, trained parameters have their new shapes but no values yet.
     """
-    memo: dict[int, Any] = {id(tensor): tensor.detach().clone() for tensor in computed(model)}
-    memo.update((id(each), type(each)()) for each in empty_containers(model))
+    memo = copied_apart(model)
     trained = {id(parameter) for parameter in model.parameters()}
     for name, tensor in stored(model):
         if id(tensor) in memo or (not edits.touch(name) and (is_filled or id(tensor) not in trained)):
@@ -146,20 +145,20 @@ def fill(small: nn.Module, model: nn.Module, edits: Edits) -> None:
         parameter.data = edits.smaller(name, originals[name])
 
 
-def computed(model: nn.Module) -> Iterator[Tensor]:
-    """Tensors with a history that hang on modules (the old weight norm leaves one): torch cannot copy them."""
+def copied_apart(model: nn.Module) -> dict[int, Any]:
+    """Copies of what hangs on modules that `copy` cannot make, or is slow to, as a memo for it."""
+    memo: dict[int, Any] = {}
     for module in model.modules():
         for value in vars(module).values():
-            if isinstance(value, Tensor) and not value.is_leaf:
-                yield value
-
-
-def empty_containers(model: nn.Module) -> Iterator[Any]:
-    """A module has a dozen of them, for its hooks; `copy` takes most of its time to find that nothing is in them."""
-    for module in model.modules():
-        for value in vars(module).values():
-            if type(value) in (OrderedDict, set) and not value:
-                yield value
+            kind = type(value)
+            if kind in (OrderedDict, set):
+                # A module has a dozen of them, for its hooks; `copy` takes most of its time to find nothing in them.
+                if not value:
+                    memo[id(value)] = kind()
+            elif kind not in PLAIN and isinstance(value, Tensor) and not value.is_leaf:
+                # It has a history: the old weight norm leaves such a tensor.
+                memo[id(value)] = value.detach().clone()
+    return memo
 
 
 def stored(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
