@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import cast
 
 import structprune.rules  # noqa: F401  registers the rules
-from structprune.axis import Axes, Axis, Dim, Product, Reordered, Sum, System, fresh, variables
+from structprune.axis import Axes, Axis, Dim, Product, Reordered, Sum, fresh, variables
 from structprune.graph import Graph, Op, Value
 from structprune.progress import walk
 from structprune.rule import RULES, Meeting, Operand, Zeros
+from structprune.system import System
 
 
 @dataclass(slots=True, repr=False)

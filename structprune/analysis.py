@@ -8,7 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from structprune.axis import Axis, Dim, Freeze, Product, Reordered, Sum, variables
+from structprune.axis import Axis, Dim, Product, Reordered, Sum, variables
 from structprune.drawing import svg
 from structprune.errors import InvalidArgument
 from structprune.explanation import ExplainedAxis, Explanation, Held, HeldAxis, Tied, Width
@@ -18,6 +18,7 @@ from structprune.passes import measure
 from structprune.passes.group import Group, group
 from structprune.passes.measure import Measure
 from structprune.passes.propagate import Solution, propagate
+from structprune.system import Freeze
 
 if TYPE_CHECKING:
     import networkx

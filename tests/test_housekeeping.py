@@ -28,6 +28,7 @@ LAYERS: list[set[str]] = [
     {"errors", "progress"},
     {"order"},
     {"axis"},
+    {"system"},
     {"notation"},
     {"graph"},
     {"rule"},
