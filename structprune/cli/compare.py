@@ -106,7 +106,7 @@ def compare(options: Namespace) -> Outcome:
 
 
 def timed(runners: Sequence[Runner], prepared: Sequence[Any], runs: int) -> list[list[float]]:
-    """Seconds of each run. The models take turns, so that a slow spell of the machine hits both."""
+    """Seconds of each run. The models take turns, so that a slow spell of the machine hits all."""
     for runner, each in zip(runners, prepared, strict=True):
         for _ in range(WARM_UP):
             runner.run(each)
@@ -116,7 +116,8 @@ def timed(runners: Sequence[Runner], prepared: Sequence[Any], runs: int) -> list
     try:
         for turn in range(runs):
             doing("timing run", turn + 1, runs)
-            for place in (0, 1) if turn % 2 == 0 else (1, 0):
+            for k in range(len(runners)):
+                place = (turn + k) % len(runners)
                 start = perf_counter()
                 runners[place].run(prepared[place])
                 times[place].append(perf_counter() - start)
