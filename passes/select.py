@@ -6,10 +6,11 @@ beginning of that order that reaches the target is taken; single steps then clos
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import ceil, gcd
+from math import ceil, gcd, lcm
 
 import numpy as np
 
@@ -50,15 +51,16 @@ class Tie:
 
 @dataclass(frozen=True, slots=True)
 class JointWidth:
-    """Parts of one width whose counts, with `fixed` more, must together be a multiple."""
+    """Parts of one width, each as often as it occurs, whose counts, with `fixed` more, must together be a multiple."""
 
     dims: tuple[Dim, ...]
     fixed: int
     multiple: int
 
-    def fits(self, dims: Sequence[Dim], counts: Sequence[int]) -> bool:
-        own = sum(count for dim, count in zip(dims, counts, strict=True) if dim in self.dims)
-        return (own + self.fixed) % self.multiple == 0
+    def excess(self, dims: Sequence[Dim], counts: Sequence[int]) -> int:
+        """How much too wide these counts make it: zero where they fit."""
+        own = sum(count * self.dims.count(dim) for dim, count in zip(dims, counts, strict=True))
+        return (own + self.fixed) % self.multiple
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +87,10 @@ def bundles(groups: Sequence[Group], alignment: Alignment, ties: Iterable[Tie]) 
             multiples = tuple(alignment.multiples.get(dim, 1) for dim in dims)
             joint = [width for width in alignment.joint if width.dims[0] in together]
             if len(joint) == 1 and set(joint[0].dims) == together:
-                steps = steps_together(sizes, multiples, joint[0])
+                steps = steps_together(dims, multiples, joint[0])
             else:
                 steps = steps_of(sizes, multiples)
-                steps = (sizes, *(step for step in steps[1:] if all(width.fits(dims, step) for width in joint)))
+                steps = (sizes, *(step for step in steps[1:] if not any(width.excess(dims, step) for width in joint)))
             layers = tuple(max(1, groups[free[dim]].layers) for dim in dims)
             found.append(Bundle(dims, steps, layers))
     return [bundle for bundle in found if len(bundle.sizes) > 1]
@@ -106,22 +108,20 @@ def steps_of(sizes: tuple[int, ...], multiples: tuple[int, ...]) -> tuple[tuple[
     return tuple(steps)
 
 
-def steps_together(
-    sizes: tuple[int, ...], multiples: tuple[int, ...], width: JointWidth
-) -> tuple[tuple[int, ...], ...]:
+def steps_together(dims: tuple[Dim, ...], multiples: tuple[int, ...], width: JointWidth) -> tuple[tuple[int, ...], ...]:
     """All counts from whole to least, nearly proportional, whose sum makes the width a multiple."""
+    sizes = tuple(dim.size for dim in dims)
     steps = [sizes]
     # The part that may have any count makes up for the others.
-    loosest = max(range(len(sizes)), key=lambda k: sizes[k] if multiples[k] == 1 else 0)
+    any_count = [k for k, dim in enumerate(dims) if multiples[k] == 1 and width.dims.count(dim) == 1]
+    loosest = max(any_count, key=sizes.__getitem__, default=None)
     for total in range(sum(sizes) - 1, 0, -1):
         shares = [size * total // sum(sizes) for size in sizes]
         counts = [max(m, share // m * m) for share, m in zip(shares, multiples, strict=True)]
-        excess = (sum(counts) + width.fixed) % width.multiple
-        if multiples[loosest] == 1:
-            counts[loosest] -= excess
-        elif excess:
-            continue
-        if counts[loosest] > 0 and tuple(counts) != steps[-1]:
+        if loosest is not None:
+            counts[loosest] -= width.excess(dims, counts)
+        is_possible = all(0 < count <= size for count, size in zip(counts, sizes, strict=True))
+        if is_possible and not width.excess(dims, counts) and tuple(counts) != steps[-1]:
             steps.append(tuple(counts))
     return tuple(steps)
 
@@ -131,7 +131,7 @@ def alignment(axes: Iterable[Axis], frozen: Mapping[Dim, object], align: int) ->
     if align <= 1:
         return Alignment({})
     multiples: dict[Dim, int] = {}
-    joint: dict[frozenset[Dim], JointWidth] = {}
+    joint: dict[object, JointWidth] = {}
     for axis in axes:
         parts = axis.parts if isinstance(axis, Sum) else (axis,)
         odd = [part for part in parts if len(parts) > 1 and part.size % align]
@@ -139,15 +139,16 @@ def alignment(axes: Iterable[Axis], frozen: Mapping[Dim, object], align: int) ->
             if part not in odd:
                 align_part(part, frozen, align, multiples)
         if odd:
-            loose = tuple(dict.fromkeys(part for part in odd if isinstance(part, Dim) and part not in frozen))
+            loose = tuple(part for part in odd if isinstance(part, Dim) and part not in frozen)
             stiff = [part for part in odd if part not in loose]
             # A part that cannot be counted by itself stays whole: whole, it adds to the others what it always did.
             multiples.update({leaf: leaf.size for part in stiff for leaf in variables(part) if leaf not in frozen})
-            if len(loose) + len(stiff) < len(odd):  # a part that occurs twice
-                multiples.update({dim: dim.size for dim in loose})
-            elif loose:
+            for dim, times in Counter(loose).items():
+                if times > 1:
+                    multiples[dim] = lcm(multiples.get(dim, 1), align // gcd(align, times))
+            if loose:
                 width = JointWidth(loose, sum(part.size for part in stiff) % align, align)
-                joint.setdefault(frozenset(loose), width)
+                joint.setdefault((frozenset(Counter(loose).items()), width.fixed), width)
     return Alignment(multiples, tuple(joint.values()))
 
 
@@ -162,8 +163,7 @@ def align_part(part: Axis, frozen: Mapping[Dim, object], align: int, multiples: 
         if isinstance(factor, Dim) and factor not in frozen and needed > 1:
             is_alone = len(factors) == 1 and factor.size >= needed
             own = needed if is_alone else gcd(needed, factor.size)
-            before = multiples.get(factor, 1)
-            multiples[factor] = own * before // gcd(own, before)
+            multiples[factor] = lcm(own, multiples.get(factor, 1))
             needed //= own
 
 

@@ -314,6 +314,27 @@ def test_align_on_parts_that_are_no_multiples(align: int, ratio: float, own_laye
         assert all(new % align == 0 or new == old for new, old in zip(parts, (12, 28, 24), strict=True))
 
 
+class Doubled(nn.Module):
+    """A width that is met by itself, and with its sine behind it, as in ghost modules."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, size), nn.Linear(2 * size, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        result: Tensor = self.last(torch.cat([y, y.sin()], 1))
+        return result
+
+
+@pytest.mark.parametrize(("size", "kept", "ratio"), [(20, 16, 0.2), (12, 8, 0.33)])
+def test_align_on_a_part_that_occurs_twice(size: int, kept: int, ratio: float) -> None:
+    """Neither 40 nor 24 is a multiple of 16: the part is cut to a count whose double is one."""
+    torch.manual_seed(0)
+    small = structprune.shrink(Doubled(size), ratio, torch.randn(3, 6), align=16, verify="numeric")
+    assert (small.first.out_features, small.last.in_features) == (kept, 2 * kept)
+
+
 class Together(nn.Module):
     """One width under attention heads, a group norm and a grouped convolution; another one to fill the gap."""
 

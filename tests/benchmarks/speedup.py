@@ -1,8 +1,8 @@
-"""Measured against theoretical speed-up: `python -m tests.benchmarks.speedup [model ...] [--aligns 1 8 16 onnxruntime]`.
+"""Measured against theoretical speed-up: `python -m tests.benchmarks.speedup [model ...] [--aligns 1 16 onnxruntime]`.
 
 Each model is exported to ONNX once, and shrunk from that file to half of its multiply-accumulates at each alignment;
-"onnxruntime" is what an ONNX file gets by itself. The original and all results then run in onnxruntime, at batch size one,
-as `structprune compare` runs them: after a warm-up, in turns. A cell says how many times as fast the median
+"onnxruntime" is what an ONNX file gets by itself. Then the original and all results run in onnxruntime, at batch size
+one, as `structprune compare` runs them: after a warm-up, in turns. A cell says how many times as fast the median
 run of the result is, and which share that is of the theoretical speed-up, MACs before / MACs after.
 
 Weights are random, with batch norm statistics of what flows through: with those of an untrained model activations
