@@ -18,7 +18,7 @@ from structprune.axis import Dim, Mask
 from structprune.errors import CaptureError, InvalidArgument, UnsupportedModel, VerificationError
 from structprune.frontends.onnx import operators  # noqa: F401  registers the entries
 from structprune.frontends.onnx.file import external_tensors, open_model, save
-from structprune.frontends.onnx.inputs import Examples, data, describe, examples, restore, traced
+from structprune.frontends.onnx.inputs import Examples, data, describe, examples, is_open, restore, traced
 from structprune.frontends.onnx.lower import Lowering, weights
 from structprune.frontends.onnx.oracle import Zeroed, largest_error, run, run_inside
 from structprune.frontends.onnx.small import Conflict, Shrinker, Small
@@ -167,7 +167,7 @@ class OnnxFrontend:
         return {
             value: Type(
                 tuple(
-                    size if value.shape is not None and isinstance(value.shape[axis], int) else other_size(size, axis)
+                    other_size(size, axis) if value.shape is None or is_open(value.shape[axis]) else size
                     for axis, size in enumerate(known.shape)
                 ),
                 known.dtype,

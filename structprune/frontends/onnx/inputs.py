@@ -51,7 +51,7 @@ def checked(value: ir.Value, example: Any) -> Type | Numbers:
     declared = value.shape
     fits = declared is None or (
         len(declared) == len(found.shape)
-        and all(not isinstance(size, int) or size == given for size, given in zip(declared, found.shape, strict=True))
+        and all(is_open(size) or size == given for size, given in zip(declared, found.shape, strict=True))
     )
     if not fits:
         raise InvalidArgument(
@@ -73,7 +73,12 @@ def is_image(value: ir.Value) -> bool:
 
 
 def has_open(value: ir.Value) -> bool:
-    return value.shape is not None and any(not isinstance(size, int) for size in value.shape[2:])
+    return value.shape is not None and any(map(is_open, value.shape[2:]))
+
+
+def is_open(size: int | ir.SymbolicDim) -> bool:
+    """Some exporters write -1 where others write a name, or nothing."""
+    return not isinstance(size, int) or size < 1
 
 
 def shape_of_input(value: ir.Value, given: Examples, image: int, length: int) -> Type:
@@ -88,7 +93,7 @@ def shape_of_input(value: ir.Value, given: Examples, image: int, length: int) ->
         )
     sizes = []
     for axis, size in enumerate(value.shape):
-        if isinstance(size, int) and size > 0:
+        if isinstance(size, int) and not is_open(size):
             sizes.append(size)
         elif axis == 0:
             # With a batch of one, reshapes that mix the batch with a width would look as if they did not.
