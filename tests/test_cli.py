@@ -22,6 +22,7 @@ from torch import nn
 import models_zoo
 import structprune
 from structprune import cli, progress
+from structprune.cli import compare as cli_compare
 from structprune.cli import outputs as cli_outputs
 from structprune.cli.arguments import EXIT_CODES, parser
 from structprune.cli.outcome import CODES, Exit
@@ -558,6 +559,36 @@ def test_compare_torch_with_its_export(call: Any, here: Path) -> None:
         (apart,) = found["differences"]
         assert apart["largest_difference"] <= 1e-6 * apart["largest_entry"]
     assert found["a"]["file_bytes"] is None and found["b"]["file_bytes"] == (here / "same.pt2").stat().st_size
+
+
+def test_runs_take_turns_and_start_warm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run takes five seconds after another model's, and two after its own, in one of which it does not compute."""
+    turns: list[Any] = []
+    clock = {"wall": 0.0, "computing": 0.0}
+    monkeypatch.setattr(cli_compare, "perf_counter", lambda: clock["wall"])
+    monkeypatch.setattr(cli_compare, "process_time", lambda: clock["computing"])
+
+    class Clocked:
+        def run(self, prepared: Any) -> None:
+            clock["wall"] += 2 if turns and turns[-1] is self else 5
+            clock["computing"] += 1
+            turns.append(self)
+
+    runners: list[Any] = [Clocked() for _ in range(3)]
+    times, computing = cli_compare.timed(runners, [None] * 3, 4)
+    order = [runners.index(each) for each in turns[3 * cli_compare.WARM_UP :]]
+    assert order[::2] == order[1::2] == [0, 1, 2, 1, 2, 0, 2, 0, 1, 0, 1, 2]
+    assert times == [[2.0] * 4] * 3 and computing == 0.5
+
+
+def test_a_busy_machine_is_named(call: Any, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_onnx(here / "net.onnx")
+    for computing, is_named in ((0.7, True), (0.99, False)):
+        monkeypatch.setattr(cli_compare, "timed", lambda *given, share=computing: ([[1.0], [1.0]], share))
+        _, out, _ = call("compare", "net.onnx", "net.onnx", "--runs", 1)
+        assert ("other programs held the processor for 30% of the runs' time" in out) == is_named
+        _, out, _ = call("compare", "net.onnx", "net.onnx", "--runs", 1, "--threads", 2)
+        assert "other programs" not in out
 
 
 def test_what_cannot_be_compared(call: Any, here: Path) -> None:

@@ -6,7 +6,7 @@ import gc
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,8 @@ from structprune.cli.source import Source, files_of, read_source
 from structprune.progress import doing
 
 WARM_UP = 5
+# Of an idle machine the system itself takes less.
+MOST_INTERRUPTED = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ def compare(options: Namespace) -> Outcome:
         doing(f"measuring the memory of {side.source.name}")
         peak = side.peak(own, options.threads)
         found.append({**side.at(own, prepared[-1]).counted(), "outputs": len(outputs[-1]), "peak_memory_bytes": peak})
-    times = timed([side.runner for side in sides], prepared, options.runs)
+    times, computing = timed([side.runner for side in sides], prepared, options.runs)
     for each, seconds in zip(found, times, strict=True):
         p10, median, p90 = (float(number) * 1e3 for number in np.quantile(seconds, (0.1, 0.5, 0.9)))
         each["latency_ms"] = {"p10": p10, "median": median, "p90": p90}
@@ -98,6 +100,8 @@ def compare(options: Namespace) -> Outcome:
         "inputs": [{"name": each.name, "shape": each.shape, "dtype": each.dtype} for each in taken],
         "runs": options.runs,
         "threads": options.threads,
+        # Only of a single thread it is known that it never waits by itself.
+        "interrupted": max(0.0, 1 - computing) if options.threads == 1 else None,
         "speed_up": found[0]["latency_ms"]["median"] / found[1]["latency_ms"]["median"],
         # Models of different kinds may give more or fewer; the first ones are what they share.
         "differences": [difference(a, b) for a, b in zip(*outputs, strict=False)],
@@ -105,12 +109,17 @@ def compare(options: Namespace) -> Outcome:
     return Outcome(table(data), data)
 
 
-def timed(runners: Sequence[Runner], prepared: Sequence[Any], runs: int) -> list[list[float]]:
-    """Seconds of each run. The models take turns, so that a slow spell of the machine hits all."""
+def timed(runners: Sequence[Runner], prepared: Sequence[Any], runs: int) -> tuple[list[list[float]], float]:
+    """Seconds of each run, and the share of that time in which the process did compute, on however many threads.
+
+    The models take turns, so that a slow spell of the machine hits all. Another model's turn leaves its own weights
+    in the caches: a run that is not timed brings back those of the next, as if it ran alone.
+    """
     for runner, each in zip(runners, prepared, strict=True):
         for _ in range(WARM_UP):
             runner.run(each)
     times: list[list[float]] = [[] for _ in runners]
+    computed = 0.0
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -118,13 +127,15 @@ def timed(runners: Sequence[Runner], prepared: Sequence[Any], runs: int) -> list
             doing("timing run", turn + 1, runs)
             for k in range(len(runners)):
                 place = (turn + k) % len(runners)
-                start = perf_counter()
+                runners[place].run(prepared[place])
+                used, start = process_time(), perf_counter()
                 runners[place].run(prepared[place])
                 times[place].append(perf_counter() - start)
+                computed += process_time() - used
     finally:
         if was_enabled:
             gc.enable()
-    return times
+    return times, computed / sum(map(sum, times))
 
 
 def difference(a: Array, b: Array) -> dict[str, Any]:
@@ -172,6 +183,11 @@ def table(data: dict[str, Any]) -> str:
         f"B is {data['speed_up']:.2f} times as fast as A: medians of {data['runs']} runs each, in turns, "
         f"{data['threads']} thread{'s' * (data['threads'] > 1)}, {runtimes}, inputs {inputs}"
     )
+    if (data["interrupted"] or 0.0) > MOST_INTERRUPTED:
+        lines.append(
+            f"the machine was busy: other programs held the processor for {data['interrupted']:.0%} of the runs' time, "
+            "more often in the longer runs; measure again when it is idle"
+        )
     lines.extend(outputs_apart(data["differences"]))
     if a["outputs"] != b["outputs"]:
         lines.append(f"A gives {a['outputs']} outputs and B {b['outputs']}")

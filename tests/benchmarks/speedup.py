@@ -89,7 +89,7 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> tuple[float
         small = plan.apply(path, output_path=folder / f"{align}.onnx")
         runners.append(OnnxRunner(str(small), described, options.threads))
     arrays = random_arrays(runners[0].takes, 0)
-    times = timed(runners, [runner.prepare(arrays) for runner in runners], options.runs)
+    times, _ = timed(runners, [runner.prepare(arrays) for runner in runners], options.runs)
     whole, *medians = map(statistics.median, times)
     gains = {
         align: Gain(whole / median, ideal) for (align, ideal), median in zip(theoretical.items(), medians, strict=True)
