@@ -58,8 +58,9 @@ def multihead_attention(
 ) -> Meeting:
     """Attention whose operands may hold their heads inside their last axis: [batch, n, (h d)] or [batch, h, n, d]
 
-    heads, key_heads: how many; the bias is that of queries, keys and values, one after another. Outputs after
-    the first are the keys and the values with those of the past before them, [batch, h, n, d].
+    heads, key_heads: how many; keeps_width: why their width must stay. The bias is that of queries, keys and values,
+    one after another. Outputs after the first are the keys and the values with those of the past before them,
+    [batch, h, n, d].
     """
     heads, key_heads = int(str(op.attributes["heads"])), int(str(op.attributes["key_heads"]))
     meeting = Meeting([], [])
@@ -77,6 +78,8 @@ def multihead_attention(
     if not biased or not (query.zero[-1] or key.zero[-1]):
         meeting.frozen.append((width, f"{op.name} sums over it, and it is not zero there"))
     meeting.frozen.append((keys, f"{op.name} takes a softmax over it"))
+    if "keeps_width" in op.attributes:
+        meeting.frozen += [(axis, f"{op.name}: {op.attributes['keeps_width']}") for axis in (width, v_width)]
     every_key: Axis = keys
     if past_key is not None and past_value is not None:
         for past, own in ((past_key, k_width), (past_value, v_width)):

@@ -68,7 +68,7 @@ def recurrent_stacked(
 ) -> Meeting:
     """One layer whose weights hold its directions one upon another: w[d, g h, i], u[d, g h, h], b[d, 2 g h]
 
-    others: the initial states [d, batch, h], then the peepholes [d, 3 h].
+    others: the initial states [d, batch, h], then the peepholes [d, 3 h]; is_batch_first: the batch leads them, x and y.
     """
     state, cell, peephole = (*others, None, None, None)[:3]
     hidden = u.axes[2]
@@ -79,9 +79,12 @@ def recurrent_stacked(
     whole = [gates, sides, w.axes[0]]
     if bias is not None:
         meeting.equal += [(bias.axes[0], w.axes[0]), (bias.axes[1], Product((sides, gates, hidden)))]
+    is_batch_first = bool(op.attributes.get("is_batch_first", False))
+    steps, batch = x.axes[1::-1] if is_batch_first else x.axes[:2]
+    states = (batch, w.axes[0], hidden) if is_batch_first else (w.axes[0], batch, hidden)
     for each in (state, cell):
         if each is not None:
-            meeting.equal += [(each.axes[0], w.axes[0]), (each.axes[1], x.axes[1]), (each.axes[2], hidden)]
+            meeting.equal += zip(each.axes, states, strict=True)
     if peephole is not None:
         kinds = fresh(3)
         whole.append(kinds)
@@ -91,10 +94,10 @@ def recurrent_stacked(
         meeting.frozen.append((x.axes[2], f"{op.name} sums over it, and it is not zero there"))
     # Gates of zeroed rows are constants, and the state stays where it began: at zero, if it began there.
     is_zero = all(each is None or each.zero[2] for each in (state, cell))
-    steps, batch, _ = x.axes
     meeting.multiplied = [(steps, batch, *w.axes), (steps, batch, *u.axes)]
     for value in op.outputs:
-        axes = (steps, w.axes[0], batch, hidden) if len(value.shape) == 4 else (w.axes[0], batch, hidden)
+        every = (batch, steps, w.axes[0], hidden) if is_batch_first else (steps, w.axes[0], batch, hidden)
+        axes = every if len(value.shape) == 4 else states
         meeting.outputs.append(axes)
         meeting.zero.append((*(False for _ in axes[1:]), is_zero))
     return meeting

@@ -17,7 +17,8 @@ def route(op: Op, *operands: Operand) -> Meeting:
 
     routes: for each output, for each of its axes, the (operand, axis) pairs that it equals;
     whole: (operand, axis) -> why it must stay whole; keeps_zero: f(0) = 0;
-    copies: the output axes along which all entries are the same; nonzero: those that are never zero.
+    copies: the output axes along which all entries are the same; nonzero: those that are never zero;
+    singular: the axes of the first operand where zeroing gives 0 / 0.
     """
     meeting = Meeting([], [])
     whole = cast(Mapping[Source, str], op.attributes.get("whole", {}))
@@ -26,6 +27,7 @@ def route(op: Op, *operands: Operand) -> Meeting:
     keeps_zero = bool(op.attributes.get("keeps_zero", True))
     nonzero = cast(Container[int], op.attributes.get("nonzero", ()))
     copies = cast(Sequence[int], op.attributes.get("copies", ()))
+    meeting.singular = [operands[0].axes[place] for place in cast(Sequence[int], op.attributes.get("singular", ()))]
     routes = cast(Sequence[Sequence[Sequence[Source]]], op.attributes["routes"])
     for value, paths in zip(op.outputs, routes, strict=True):
         axes: list[Axis] = []

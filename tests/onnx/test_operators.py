@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
+from onnx.reference import ReferenceEvaluator
 
 import structprune
+from structprune.frontends.onnx import front
 from structprune.testing import check
 from tests.onnx.build import build, weights
 from tests.test_rules import ONLY_IN_ONNX
@@ -58,6 +61,8 @@ def ints(*numbers: int) -> Any:
 ATTENTION = {f"w{letter}": (6, 8) for letter in "qkv"} | {"wo": (8, 5)}
 QKV = "q = MatMul (x, wq)\nk = MatMul (x, wk)\nv = MatMul (x, wv)\n"
 
+LENGTHS = {"lengths": np.array([6, 6], dtype=np.int32), "total": np.array(7, dtype=np.int32)}
+
 # What was summed over its width is spread over a new one.
 SUMMED = "q = ReduceSum <keepdims = 1> (t, last)\ng = Mul (q, s)"
 
@@ -81,6 +86,17 @@ ROWS = [
           {"w1": (8, 8, 2, 2), "b1": (8,)}),
     image("conv_transposed_grouped", "g = ConvTranspose <kernel_shape = [2, 2], group = 2> (h, w1, b1)", (2, 4, 4),
           {"w1": (8, 4, 2, 2), "b1": (8,)}),
+    image("conv_fused", 'g = com.microsoft.FusedConv <kernel_shape = [1, 1], activation = "Relu"> (h, w1, b1)', (8, 8),
+          {"w1": (8, 8, 1, 1), "b1": (8,)}),
+    image("conv_fused_with_a_sum", 'g = com.microsoft.FusedConv <kernel_shape = [1, 1], activation = "Relu"> (h, w1, b1, h)',
+          (8,), {"w1": (8, 8, 1, 1), "b1": (8,)}),
+    *(image(f"conv_fused_with_{name.lower()}_summed",
+            f'k = com.microsoft.FusedConv <kernel_shape = [1, 1], activation = "{name}"> (h, w1)\n'
+            "q = ReduceSum <keepdims = 1> (k, one)\ng = Mul (q, s)", groups, {"w1": (8, 8, 1, 1), "s": (1, 8, 1, 1)},
+            arrays={"one": ints(1)}) for name, groups in (("Relu", (8, 8, 8)), ("Sigmoid", (8, 8)))),
+    Row("gemm_fused", FLAT, 'g = com.microsoft.FusedGemm <activation = "Tanh", transB = 1> (x, w0, b0)\n'
+        "y = Gemm <transB = 1> (g, w1, b1)", {"w0": (8, 6), "b0": (8,), "w1": (5, 8), "b1": (5,)}, (8,)),
+    tokens("matmul_fused", "g = com.microsoft.FusedMatMul <transB = 1, alpha = 0.5> (h, w1)", (8, 8), {"w1": (8, 8)}),
     # normalisations
     image("batch_norm", "g = BatchNormalization (h, s, t, m, v)", (8,), {"s": (8,), "t": (8,), "m": (8,)},
           arrays={"v": np.linspace(0.5, 2, 8, dtype=np.float32)}),
@@ -88,6 +104,9 @@ ROWS = [
     image("group_norm", "g = GroupNormalization <num_groups = 2> (h, s, t)", (2, 4), {"s": (8,), "t": (8,)}, opset=21),
     image("group_norm_by_group", "g = GroupNormalization <num_groups = 2> (h, s, t)", (2, 4), {"s": (2,), "t": (2,)},
           opset=18),
+    image("mean_variance_norm", "g = MeanVarianceNormalization (h)", (8,)),
+    image("local_response_norm", "g = LRN <size = 3> (h)", ()),
+    tokens("lp_norm", "g = LpNormalization <axis = -1> (h)", ()),
     tokens("layer_norm", "g = LayerNormalization (h, s, t)", (8,), {"s": (8,), "t": (8,)}),
     tokens("rms_norm", "g = RMSNormalization (h, s)", (8,), {"s": (8,)}, opset=23),
     tokens("simplified_layer_norm", "g = SimplifiedLayerNormalization <axis = -1, epsilon = 1e-5> (h, s)", (8,),
@@ -101,6 +120,14 @@ ROWS = [
     tokens("skip_simplified_layer_norm",
            "k = MatMul (x, w1)\nn, , , a = com.microsoft.SkipSimplifiedLayerNormalization (h, k, s)\ng = Add (n, a)", (8,),
            {"w1": (6, 8), "s": (8,)}),
+    Row("embed_layer_norm", "(int64[N, L] x) => (float[N, L, 5] y)",
+        "i = Cast <to = 6> (x)\nh, m = com.microsoft.EmbedLayerNormalization (i, , words, places, , s, t)\n"
+        "y = MatMul (h, wh)", {"words": (11, 8), "places": (64, 8), "s": (8,), "t": (8,), "wh": (8, 5)}, (8,)),
+    Row("embed_layer_norm_with_all", "(int64[N, L] x) => (float[N, L, 5] y)",
+        "i = Cast <to = 6> (x)\n"
+        "h, m, e = com.microsoft.EmbedLayerNormalization (i, i, words, places, kinds, s, t, , i)\nk = Add (h, e)\n"
+        "y = MatMul (k, wh)",
+        {"words": (11, 8), "places": (64, 8), "kinds": (11, 8), "s": (8,), "t": (8,), "wh": (8, 5)}, (8,)),
     # pointwise
     *(tokens(name.lower(), f"g = {name} (h)", (8,)) for name in (
         "Abs", "Atan", "Ceil", "Elu", "Erf", "Gelu", "HardSwish", "LeakyRelu", "Mish", "Neg", "Selu", "Sign", "Sin",
@@ -209,6 +236,13 @@ ROWS = [
         ATTENTION, (2, 4, 4), opset=23),
     Row("attention_grouped", TOKENS, QKV + "o = Attention <q_num_heads = 4, kv_num_heads = 2, is_causal = 1> (q, k, v)\n"
         "y = MatMul (o, wo)", {**ATTENTION, "wk": (6, 4), "wv": (6, 4)}, (2, 2, 2, 2), opset=23),
+    Row("group_query_attention", TOKENS, QKV + "o = com.microsoft.GroupQueryAttention <num_heads = 4, kv_num_heads = 2> "
+        "(q, k, v, , , lengths, total)\ny = MatMul (o, wo)", {"wq": (6, 32), "wk": (6, 16), "wv": (6, 16), "wo": (32, 5)},
+        (2, 2), arrays=LENGTHS, inputs={"x": (2, 7, 6)}),
+    Row("group_query_attention_packed_and_turned", TOKENS,
+        "q = MatMul (x, w)\no = com.microsoft.GroupQueryAttention <num_heads = 4, kv_num_heads = 2, do_rotary = 1> "
+        "(q, , , , , lengths, total, c, s)\ny = MatMul (o, wo)", {"w": (6, 128), "wo": (64, 5), "c": (20, 8), "s": (20, 8)},
+        (2, 2), arrays=LENGTHS, inputs={"x": (2, 7, 6)}),
     Row("multi_head_attention", TOKENS,
         QKV + "o = com.microsoft.MultiHeadAttention <num_heads = 2> (q, k, v, b)\ny = MatMul (o, wo)",
         {**ATTENTION, "b": (24,)}, (2, 4, 4)),
@@ -216,6 +250,12 @@ ROWS = [
         {"w": (6, 24), "b": (24,), "wo": (8, 5)}, (2, 4, 4)),
     tokens("rotary", "g = com.microsoft.RotaryEmbedding <num_heads = 2> (h, at, c, s)", (2, 2), {"c": (20, 2), "s": (20, 2)},
            arrays={"at": ints(0)}),
+    tokens("rotary_of_onnx", "g = RotaryEmbedding <num_heads = 2> (h, c, s, at)", (2, 2), {"c": (20, 2), "s": (20, 2)},
+           arrays={"at": np.arange(14).reshape(2, 7)}, opset=23, inputs={"x": (2, 7, 6)}),
+    tokens("rotary_of_onnx_interleaved", "r = Reshape (h, apart)\nt = Transpose <perm = [0, 2, 1, 3]> (r)\n"
+           "u = RotaryEmbedding <interleaved = 1> (t, c, s, at)\nv = Transpose <perm = [0, 2, 1, 3]> (u)\n"
+           "g = Reshape (v, back)", (2, 2), {"c": (20, 2), "s": (20, 2)}, opset=23, inputs={"x": (2, 7, 6)},
+           arrays={"at": np.arange(14).reshape(2, 7), "apart": ints(0, 0, 2, 4), "back": ints(0, 0, 8)}),
     # recurrent
     *(Row(name.lower(), "(float[7, N, 6] x) => (float[7, N, 5] y)",
           f"h, = {name} <hidden_size = 4> (x, w, r, b)\ns = Squeeze (h, one)\ny = MatMul (s, wh)".replace("h, =", "h ="),
@@ -235,6 +275,21 @@ def test_removing_is_zeroing(row: Row) -> None:
     assert sorted(group.size for group in analysis.groups) == sorted(row.groups), str(analysis)
     if row.groups:
         check(model, row.inputs, tolerance=TOLERANCE)
+
+
+@pytest.mark.parametrize(("name", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+def test_recurrent_layers_with_their_batch_first(name: str, gates: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """onnxruntime has none on the CPU: ONNX's own reference runs them."""
+
+    def run(model: ir.Model, feeds: Any, is_plain: bool = False) -> Any:
+        return ReferenceEvaluator(ir.to_proto(model)).run(None, dict(feeds))
+
+    monkeypatch.setattr(front, "run", run)
+    body = f"h, l = {name} <hidden_size = 4, layout = 1> (x, w, r, b, , s)\na = Squeeze (h, two)\nc = Add (a, l)\ny = MatMul (c, wh)"
+    shapes = {"w": (1, gates * 4, 6), "r": (1, gates * 4, 4), "b": (1, gates * 8), "s": (2, 1, 4), "wh": (4, 5)}
+    model = build("(float[2, 7, 6] x) => (float[2, 7, 5] y)", body, {**weights(shapes), "two": ints(2)})
+    assert [group.size for group in structprune.analyze(model).groups] == [4]
+    check(model, tolerance=TOLERANCE)
 
 
 def test_every_rule_that_torch_does_not_use_is_met() -> None:

@@ -1,4 +1,4 @@
-"""The entries of attention, rotary embedding and the operators that onnxruntime fuses around them."""
+"""The entries of attention and rotary embedding, in ONNX's form and in those that onnxruntime fuses."""
 
 from __future__ import annotations
 
@@ -76,20 +76,23 @@ def multi_head_attention(call: Call) -> Lowered:
 @entry("GroupQueryAttention", domain=CONTRIB)
 def group_query_attention(call: Call) -> Lowered | list[Lowered]:
     query, key, value = (call.input(place) for place in range(3))
-    if query is None or key is None or value is None:
-        return opaque(call, "attention of packed queries, keys and values")
-    if call.has(10) or call.has(11) or 3 in call.outputs_at:
+    if query is None or call.has(10) or call.has(11) or 3 in call.outputs_at:
         return opaque(call, "attention with an input that is not understood")
     heads, key_heads = call.get("num_heads", 1), call.get("kv_num_heads", 1)
+    steps: list[Lowered] = []
+    if key is None or value is None:
+        width = query.shape[-1] // (heads + 2 * key_heads)
+        packed, sizes = query, [count * width for count in (heads, key_heads, key_heads)]
+        query, key, value = parts(packed, sizes)
+        steps.append(Lowered("split", [packed], {"dim": 2, "sizes": sizes}, outputs=[query, key, value]))
+    query_given, key_given = query, key
 
     def literals(new: Resized) -> dict[Place, Any]:
         return {
-            "num_heads": count_of_heads(new, query, heads),
-            "kv_num_heads": count_of_heads(new, key, key_heads),
-            **scale_kept(call, new, query, heads),
+            "num_heads": count_of_heads(new, query_given, heads),
+            "kv_num_heads": count_of_heads(new, key_given, key_heads),
         }
 
-    steps: list[Lowered] = []
     cosine, sine = call.input(7), call.input(8)
     if call.get("do_rotary", 0) and cosine is not None and sine is not None:
         turned: list[Value] = []
@@ -97,12 +100,18 @@ def group_query_attention(call: Call) -> Lowered | list[Lowered]:
             turned.append(Value(f"{each.name} turned", each.shape))
             attributes = {"heads": count, "is_interleaved": bool(call.get("rotary_interleaved", 0))}
             steps.append(Lowered("rotary", [each, cosine, sine], attributes, outputs=turned[-1:]))
-        query_turned, key_turned = turned
-    else:
-        query_turned, key_turned = query, key
-    given = [query_turned, key_turned, value, call.input(10), None, call.input(3), call.input(4)]
-    attributes = {"heads": heads, "key_heads": key_heads}
+        query, key = turned
+    given = [query, key, value, None, None, call.input(3), call.input(4)]
+    attributes = {"heads": heads, "key_heads": key_heads, "keeps_width": "onnxruntime takes multiples of 8 alone"}
     return [*steps, Lowered("multihead_attention", given, attributes, literals)]
+
+
+def parts(packed: Value, sizes: Sequence[int]) -> list[Value]:
+    """What queries, keys and values that lie beside each other are split into."""
+    return [
+        Value(f"{packed.name} {name}", (*packed.shape[:-1], size))
+        for name, size in zip(("queries", "keys", "values"), sizes, strict=True)
+    ]
 
 
 @entry("Attention", domain=CONTRIB)
@@ -114,8 +123,7 @@ def fused_attention(call: Call) -> Lowered | list[Lowered]:
     heads, whole = call.get("num_heads", 1), weight.shape[1]
     sizes = call.get("qkv_hidden_sizes", None) or [whole // 3] * 3
     packed = Value(f"{x.name} projected", (*x.shape[:-1], whole))
-    query, key, value = (Value(f"{x.name} {name}", (*x.shape[:-1], size)) for name, size in zip(
-        ("queries", "keys", "values"), sizes, strict=True))  # fmt: skip
+    query, key, value = parts(packed, sizes)
 
     def literals(new: Resized) -> dict[Place, Any]:
         after = [new.shape(each)[-1] for each in (query, key, value)]
@@ -154,40 +162,6 @@ def rotary_embedding(call: Call) -> Lowered:
     return Lowered("rotary", [x, cosine, sine], attributes, literals)
 
 
-# -- normalisations and activations, fused with a sum ----------------------------------------------
-
-
-@entry("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain=CONTRIB)
-def skip_layer_norm(call: Call) -> Lowered | list[Lowered]:
-    """The normalisation of a sum; the sum itself is the fourth output."""
-    is_centred = call.node.op_type == "SkipLayerNormalization"
-    x, skip, scale = call.inputs[:3]
-    shift, bias = (call.input(3), call.input(4)) if is_centred else (None, call.input(3))
-    if x is None or not set(call.outputs_at) <= {0, 3}:
-        return opaque(call, "the statistics of a normalisation are read")
-    added = call.outputs_at.get(3) or Value(f"{x.name} and what is added", x.shape)
-    summands = [each for each in (x, skip, bias) if each is not None]
-    return [
-        Lowered("pointwise", summands, {"is_zero": all}, outputs=[added]),
-        Lowered("layer_norm", [added, scale, shift], {"rank": 1, "centred": is_centred}, outputs=[call.outputs_at[0]]),
-    ]
-
-
-@entry("BiasGelu", "FastGelu", "QuickGelu", "Gelu", domain=CONTRIB)
-def fused_gelu(call: Call) -> Lowered:
-    """f(x + bias), with f(0) = 0."""
-    return Lowered("pointwise", [value for value in call.inputs if value is not None], {"is_zero": all})
-
-
-@entry("FusedMatMul", domain=CONTRIB)
-def fused_matmul(call: Call) -> Lowered:
-    if call.get("transBatchA", 0) or call.get("transBatchB", 0):
-        return opaque(call, "a product of tensors whose batch axes are moved")
-    left = "... k i" if call.get("transA", 0) else "... i k"
-    right = "... j k" if call.get("transB", 0) else "... k j"
-    return Lowered("einsum", call.inputs[:2], {"notation": f"{left}, {right} -> ... i j"})
-
-
 # -- the shapes that they give ---------------------------------------------------------------------
 
 
@@ -197,61 +171,25 @@ def first(types: Sequence[Type | None]) -> Type:
     return types[0]
 
 
-@shape_of(CONTRIB, "BiasGelu", "FastGelu", "QuickGelu", "Gelu", "RotaryEmbedding", "SimplifiedLayerNormalization")
-@shape_of("", "SimplifiedLayerNormalization")
-def same_as_first(node: ir.Node, types: Sequence[Type | None]) -> list[Type]:
+@shape_of(CONTRIB, "RotaryEmbedding")
+def rotary_shape(node: ir.Node, types: Sequence[Type | None]) -> list[Type]:
     return [first(types)]
-
-
-@shape_of(CONTRIB, "SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
-def skip_shapes(node: ir.Node, types: Sequence[Type | None]) -> list[Type]:
-    x = first(types)
-    statistics = Type((*x.shape[:-1], 1), ir.DataType.FLOAT)
-    return [x, statistics, statistics, x]
-
-
-@shape_of(CONTRIB, "FusedMatMul")
-def matmul_shape(node: ir.Node, types: Sequence[Type | None]) -> list[Type]:
-    a, b = first(types), types[1]
-    if b is None:
-        raise ValueError("the second input is missing")
-    rows = a.shape[-1] if node.attributes.get_int("transA", 0) else a.shape[-2]
-    columns = b.shape[-2] if node.attributes.get_int("transB", 0) else b.shape[-1]
-    inner = a.shape[-2] if node.attributes.get_int("transA", 0) else a.shape[-1]
-    if inner != (b.shape[-1] if node.attributes.get_int("transB", 0) else b.shape[-2]):
-        raise ValueError(f"shapes {a.shape} and {b.shape} cannot be multiplied")
-    longer = max(a.shape[:-2], b.shape[:-2], key=len)
-    return [Type((*longer, rows, columns), a.dtype)]
-
-
-@shape_of(CONTRIB, "FusedConv")
-def conv_shape(node: ir.Node, types: Sequence[Type | None]) -> list[Type]:
-    x, weight = first(types), types[1]
-    if weight is None:
-        raise ValueError("the weight is missing")
-    rank = len(x.shape) - 2
-    get = node.attributes.get_ints
-    strides, dilations = get("strides", [1] * rank), get("dilations", [1] * rank)
-    pads = get("pads", [0] * 2 * rank)
-    if x.shape[1] != weight.shape[1] * node.attributes.get_int("group", 1):
-        raise ValueError(f"{x.shape[1]} channels do not fit a weight of shape {weight.shape}")
-    places = [
-        (x.shape[2 + k] + pads[k] + pads[k + rank] - dilations[k] * (weight.shape[2 + k] - 1) - 1) // strides[k] + 1
-        for k in range(rank)
-    ]
-    return [Type((x.shape[0], weight.shape[0], *places), x.dtype)]
 
 
 @shape_of(CONTRIB, "MultiHeadAttention", "GroupQueryAttention")
 def attention_shapes(node: ir.Node, types: Sequence[Type | None]) -> list[Type]:
     query = first(types)
-    key, value = (types[place] if len(types) > place else None for place in (1, 2))
-    if key is None or value is None or len(query.shape) != 3:
-        raise ValueError("packed queries, keys and values are not understood")
+    is_grouped = node.op_type == "GroupQueryAttention"
+    key, value, past = (types[place] if len(types) > place else None for place in (1, 2, 3 if is_grouped else 6))
     heads = node.attributes.get_int("num_heads", 1)
     key_heads = node.attributes.get_int("kv_num_heads", heads)
-    past_at = 3 if node.op_type == "GroupQueryAttention" else 6
-    past = types[past_at] if len(types) > past_at else None
+    if is_grouped and key is None:
+        batch, rows, wide = query.shape
+        width = wide // (heads + 2 * key_heads)
+        query, key = Type((batch, rows, heads * width), query.dtype), Type((batch, rows, key_heads * width), query.dtype)
+        value = key
+    if key is None or value is None or len(query.shape) != 3:
+        raise ValueError("packed queries, keys and values are not understood")
     batch, rows, wide = query.shape
     v_width = value.shape[-1] if len(value.shape) == 4 else value.shape[2] // key_heads
     if len(key.shape) == 3 and wide * key_heads != key.shape[2] * heads:

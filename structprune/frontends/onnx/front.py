@@ -25,7 +25,7 @@ from structprune.frontends.onnx.small import Conflict, Shrinker, Small
 from structprune.frontends.onnx.trace import Numbers, Trace, Type, run_order, sizes, trace
 from structprune.frontends.onnx.widen import can_be_double, widened
 from structprune.frontends.protocol import Choose, Constraints, Described, Realized
-from structprune.graph import Graph, Op, Shape, Value
+from structprune.graph import Graph, Shape, Value
 from structprune.passes.propagate import Solution
 from structprune.passes.rewrite import Rewrite
 
@@ -126,12 +126,20 @@ class OnnxFrontend:
             small = self.shrunk(rewrite)
             if not small.conflicts:
                 return Realized(rewrite, "onnx", small.finish, constraints)
-            if not any([learn(conflict, rewrite, constraints) for conflict in small.conflicts]):
+            if not any([self.learn(conflict, rewrite, constraints) for conflict in small.conflicts]):
                 break
         raise VerificationError(
             f"the sizes in {self.model_name} could not be mended: {small.conflicts[0].op}: "
             f"{small.conflicts[0].problem}. This is a bug in structprune; please report it."
         )
+
+    def learn(self, conflict: Conflict, rewrite: Rewrite, constraints: Constraints) -> bool:
+        """What made an operator's sizes change stays whole; True if that is news."""
+        op, measured = conflict.op, self.lowering.measured(conflict.op)
+        values = [value for value in (*op.inputs, *op.outputs, *measured) if value is not None]
+        leaves = [leaf for leaf in changed_leaves(values, rewrite) if leaf not in constraints.frozen]
+        constraints.frozen.update(dict.fromkeys(leaves, f"{op}: {conflict.problem}"))
+        return bool(leaves)
 
     def shrunk(self, rewrite: Rewrite) -> Small:
         shrinker = Shrinker(self.lowering, rewrite, self.is_fixed)
@@ -182,7 +190,7 @@ class OnnxFrontend:
         # What was mended for these sizes of the inputs must be right for others too.
         others = self.other_shapes()
         is_open = shrinker.is_mended and others != self.shapes_of_inputs
-        far = self.trace_copy(shrinker, others, observed) if is_open else again
+        far = self.trace_copy(shrinker, others, {}) if is_open else again
         for value, made in self.lowering.values.items():
             if made.producer is None or made not in rewrite.solution.axes:
                 continue
@@ -297,18 +305,7 @@ class Arrays(Mapping[str, Numbers]):
         return len(self.tensors)
 
 
-def learn(conflict: Conflict, rewrite: Rewrite, constraints: Constraints) -> bool:
-    """What made an operator's sizes change stays whole; True if that is news."""
-    learnt = False
-    for leaf in changed_leaves(conflict.op, rewrite):
-        if leaf not in constraints.frozen:
-            constraints.frozen[leaf] = f"{conflict.op}: {conflict.problem}"
-            learnt = True
-    return learnt
-
-
-def changed_leaves(op: Op, rewrite: Rewrite) -> list[Dim]:
-    values: list[Value] = [value for value in (*op.inputs, *op.outputs) if value is not None]
+def changed_leaves(values: Iterable[Value], rewrite: Rewrite) -> list[Dim]:
     axes = [axis for value in values if value.parameter is None for axis in rewrite.solution.expanded(value)]
     return [leaf for axis in axes for leaf in rewrite.solution.system.leaves(axis) if leaf in rewrite.kept]
 

@@ -283,6 +283,18 @@ class Lowering:
             return True
         return all(self.is_number(value) for value in node.outputs if value.name)
 
+    def measured(self, op: Op) -> list[Value]:
+        """The tensors from whose sizes an operator's computed inputs are made."""
+        found: list[Value] = []
+        left = [value for value in op.source[0].node.inputs if value in self.arithmetic]
+        while left:
+            node = left.pop().producer()
+            if node is not None and node.op_type in ("Shape", "Size"):
+                found += [self.values[value] for value in node.inputs if value in self.values]
+            elif node is not None:
+                left += [value for value in node.inputs if value in self.arithmetic]
+        return found
+
     def is_number(self, value: ir.Value) -> bool:
         """Known, and no tensor of the network: whole numbers, scalars, and what only indices and sizes are made of."""
         found = self.numbers.get(value)
@@ -290,8 +302,10 @@ class Lowering:
             known = self.trace.types.get(value)
             if value not in self.trace.numbers or known is None:
                 found = False
-            elif not known.dtype.is_floating_point() or prod(known.shape) <= 1:
+            elif prod(known.shape) <= 1:
                 found = True
+            elif not known.dtype.is_floating_point():
+                found = not is_quantized(value)
             else:
                 found = bool(value.uses()) and not value.is_graph_output() and all(
                     place in SCALES.get(node.op_type, ()) or all(map(self.is_number, node.outputs))
@@ -316,13 +330,18 @@ SCALES = {"Resize": (1, 2), "Upsample": (1,)}
 
 
 def is_weight(value: ir.Value, tensor: ir.TensorProtocol) -> bool:
-    """Floating tensors of more than one entry, and the integers that a DequantizeLinear makes such tensors of."""
+    """Floating tensors of more than one entry, and the integers that stand for them."""
     if tensor.size <= 1 or tensor.dtype == ir.DataType.STRING:
         return False
     if tensor.dtype.is_floating_point():
         uses = list(value.uses())
         return not uses or any(place not in SCALES.get(node.op_type, ()) for node, place in uses)
-    return any(node.op_type in ("DequantizeLinear", "QuantizeLinear") for node, _ in value.uses())
+    return is_quantized(value)
+
+
+def is_quantized(value: ir.Value) -> bool:
+    """These integers stand for floating numbers."""
+    return any(is_one_of(node, QUANTIZED) for node in readers(value))
 
 
 def weights(model: ir.Model) -> dict[str, ir.TensorProtocol]:
@@ -359,6 +378,7 @@ def is_shared_by_accident(value: ir.Value, tensor: ir.TensorProtocol) -> bool:
 
 # They take parts of a stored tensor, or give it another shape.
 MOVING = frozenset(("Slice", "Split", "Gather", "Identity", "Cast", "Unsqueeze", "Squeeze", "Reshape", "Expand"))
+QUANTIZED = frozenset(("DequantizeLinear", "QuantizeLinear"))
 POINTWISE = frozenset(("Add", "Sub", "Mul", "Div", "Max", "Min", "Where"))
 
 
@@ -369,8 +389,9 @@ def is_one_of(node: ir.Node, kinds: frozenset[str]) -> bool:
 def readers(value: ir.Value) -> list[ir.Node]:
     """The nodes that compute with a tensor, whatever shape they read it in."""
     found: list[ir.Node] = []
-    for node, _ in value.uses():
-        found += readers(node.outputs[0]) if is_one_of(node, MOVING) else [node]
+    for node, place in value.uses():
+        is_moved = place == 0 and is_one_of(node, MOVING)
+        found += readers(node.outputs[0]) if is_moved else [node]
     return found
 
 

@@ -11,19 +11,18 @@ import onnx
 import onnx_ir as ir
 from onnx.reference.ops import load_op
 
-from structprune.frontends.onnx import attention, movement  # noqa: F401  registers its entries
+from structprune.frontends.onnx import attention, fused  # noqa: F401  registers their entries
 from structprune.frontends.onnx.lower import Call, Entry, Lowered, Place, Resized, entry, opaque
+from structprune.frontends.onnx.movement import routed, straight
 from structprune.frontends.onnx.trace import Type, plain, shape_of
 from structprune.rules.linear import einsum_notation, matmul_notation
 
 
 @entry("Conv", "ConvTranspose")
-@entry("FusedConv", domain="com.microsoft")
 def conv(call: Call) -> Lowered:
     x, weight = call.x(), call.inputs[1]
     is_transposed = call.node.op_type == "ConvTranspose"
-    if weight is None or (call.node.op_type == "FusedConv" and call.has(3)):
-        return opaque(call, "a convolution fused with a sum")
+    assert weight is not None
     wide = call.outputs[0] if is_transposed else x
 
     def literals(new: Resized) -> dict[Place, Any]:
@@ -98,17 +97,27 @@ def group_norm(call: Call) -> Lowered:
     return Lowered("group_norm", call.inputs[:3], {"groups": groups}, literals)
 
 
+@entry("MeanVarianceNormalization")
+def mean_variance_norm(call: Call) -> Lowered:
+    """(x - mean) / deviation over some axes: 0 / 0 where an index of another one is zeroed."""
+    x = call.x()
+    over = {axis % len(x.shape) for axis in call.get("axes", [0, 2, 3])}
+    others = [axis for axis in range(len(x.shape)) if axis not in over]
+    whole = {(0, axis): "is taken over it" for axis in over}
+    return routed(x, straight(x), whole=whole, singular=others)
+
+
 @entry("LRN")
 def local_response(call: Call) -> Lowered:
     x = call.x()
-    return Lowered("route", [x], {"routes": [movement.straight(x)], "whole": {(0, 1): "looks at neighbours along it"}})
+    return routed(x, straight(x), whole={(0, 1): "looks at neighbours along it"})
 
 
 @entry("LpNormalization")
 def lp_normalization(call: Call) -> Lowered:
     x = call.x()
     axis = call.get("axis", -1) % len(x.shape)
-    return Lowered("route", [x], {"routes": [movement.straight(x)], "whole": {(0, axis): "is taken over it"}})
+    return routed(x, straight(x), whole={(0, axis): "is taken over it"})
 
 
 @shape_of("", "GroupNormalization")
@@ -237,8 +246,7 @@ def implementation(op_type: str, version: int) -> Callable[..., Any]:
 @entry("LSTM", "GRU", "RNN")
 def recurrent(call: Call) -> Lowered:
     x, w, u = call.inputs[:3]
-    if call.get("layout", 0) or x is None or w is None or u is None:
-        return opaque(call, "a recurrent layer with its batch first")
+    assert x is not None and w is not None and u is not None
     if any(call.get(name, None) for name in ("activations", "activation_alpha", "activation_beta")):
         plain_ones = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"], "RNN": ["Tanh"]}
         directions = w.shape[0]
@@ -249,7 +257,8 @@ def recurrent(call: Call) -> Lowered:
         return {"hidden_size": new.shape(u)[2]}
 
     states = [call.input(place) for place in (5, 6, 7)]
-    return Lowered("recurrent_stacked", [x, w, u, call.input(3), *states], {}, literals)
+    attributes = {"is_batch_first": bool(call.get("layout", 0))}
+    return Lowered("recurrent_stacked", [x, w, u, call.input(3), *states], attributes, literals)
 
 
 @entry("QuantizeLinear", "DequantizeLinear")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -170,11 +171,26 @@ class Shrinker:
             if present is not None and present.size == wanted.size:
                 wanted = wanted.reshape(present.shape)
             made = self.mender.mended(value, wanted)
+            if made is None and op.kind == "reshape":
+                made = self.copied_sizes(op, value, wanted)
         if made is None:
             self.conflicts.append(Conflict(op, f"its input {place} is computed, and cannot become {wanted.tolist()}"))
         elif made is not value:
             self.is_mended = True
             node.replace_input_with(place, made)
+
+    def copied_sizes(self, op: Op, value: ir.Value, wanted: Numbers) -> ir.Value | None:
+        """A zero tells a Reshape to take the size of its input: a shape computed from open sizes can be a constant."""
+        given, x = op.source[0], op.inputs[0]
+        assert x is not None
+        pairs = zip_longest(wanted.tolist(), self.rewrite.shape(x)[: wanted.size])
+        sizes = [0 if size == own else size for size, own in pairs]
+        if given.get("allowzero", 0) or 0 not in sizes:
+            return None
+        found = add_initializer(self.model, str(value.name), ir.tensor(sizes, dtype=ir.DataType.INT64))
+        note_constant(self.new, found)
+        self.mender.replaced.setdefault(value, []).append(found)
+        return found
 
     # -- the rest ------------------------------------------------------------------------------
 
