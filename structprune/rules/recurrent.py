@@ -68,7 +68,7 @@ def recurrent_stacked(
 ) -> Meeting:
     """One layer whose weights hold its directions one upon another: w[d, g h, i], u[d, g h, h], b[d, 2 g h]
 
-    others: the initial states [d, batch, h], then the peepholes [d, 3 h]; is_batch_first: the batch leads them, x and y.
+    others: the initial states [d, batch, h], then the peepholes [d, 3 h]; is_batch_first: as it says, states too.
     """
     state, cell, peephole = (*others, None, None, None)[:3]
     hidden = u.axes[2]

@@ -135,6 +135,30 @@ ROWS = [
     tokens("tanh_summed", "t = Tanh (h)\n" + SUMMED, (8, 8), {"s": (8,)}, arrays={"last": ints(2)}),
     *(tokens(f"{name.lower()}_summed", f"t = {name} (h)\n" + SUMMED, (8,), {"s": (8,)}, arrays={"last": ints(2)})
       for name in ("Sigmoid", "Exp", "Cos", "Softplus")),
+    *(tokens(f"{name.lower()}_summed", f"t = {name} (h)\n" + SUMMED, (8, 8), {"s": (8,)}, arrays={"last": ints(2)})
+      for name in ("Gelu", "HardSwish", "Mish")),
+    *(tokens(name.lower(), f"q = Abs (h)\nr = Add (q, more)\ng = {name} (r)", (8,), arrays={"more": np.float32(1.5)})
+      for name in ("Acosh", "Log", "Reciprocal", "Sqrt")),
+    *(tokens(name.lower(), f"q = Clip (h, low, high)\ng = {name} (q)", (8,),
+             arrays={"low": np.float32(-0.5), "high": np.float32(0.5)})
+      for name in ("Acos", "Asin", "Asinh", "Atanh", "Cosh", "HardSigmoid", "Round", "Shrink", "Sinh", "Tan")),
+    tokens("swish", "g = Swish (h)", (8,), opset=24),
+    *(tokens(f"{name.lower()}_of_two", f"k = MatMul (x, w1)\ng = {name} (h, k)", (8,), {"w1": (6, 8)})
+      for name in ("Max", "Mean", "Min", "Sum", "Sub")),
+    tokens("cast_like", "k = MatMul (x, w1)\ng = CastLike (h, k)", (8, 8), {"w1": (6, 8)}),
+    *(tokens(name.lower(), f"k = MatMul (x, w1)\nc = {name} (h, k)\nn = Not (c)\nd = Cast <to = 1> (n)\ng = Mul (d, s)",
+             (8,), {"w1": (6, 8), "s": (8,)}) for name in ("Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Equal")),
+    *(tokens(name.lower(), f"p = Greater (h, s)\nq = Less (h, s)\nc = {name} (p, q)\nd = Cast <to = 1> (c)\ng = Mul (d, s)",
+             (8,), {"s": (8,)}) for name in ("And", "Or", "Xor")),
+    *(tokens(name.lower(), f"c = {name} (h)\nd = Cast <to = 1> (c)\ng = Mul (d, s)", (8,), {"s": (8,)})
+      for name in ("IsInf", "IsNaN")),
+    *(tokens(name.lower(), f"q = Cast <to = 6> (h)\nc = {name} (q, two)\nd = Cast <to = 1> (c)\ng = Mul (d, s)", (8,),
+             {"s": (8,)}, arrays={"two": np.int32(2)}) for name in ("BitwiseAnd", "BitwiseOr", "BitwiseXor", "Mod")),
+    tokens("bitwise_not", "q = Cast <to = 6> (h)\nc = BitwiseNot (q)\nd = Cast <to = 1> (c)\ng = Mul (d, s)", (8,), {"s": (8,)}),
+    tokens("bit_shift", 'a = Abs (h)\nq = Cast <to = 12> (a)\nc = BitShift <direction = "LEFT"> (q, two)\nd = Cast <to = 1> (c)\n'
+           "g = Mul (d, s)", (8,), {"s": (8,)}, arrays={"two": np.uint32(2)}),
+    tokens("power", "g = Pow (h, two)", (8,), arrays={"two": np.float32(2)}),
+    *(tokens(f"{name.lower()}_fused", f"g = com.microsoft.{name} (h)", (8,)) for name in ("Gelu", "QuickGelu")),
     tokens("bias_gelu", "g = com.microsoft.BiasGelu (h, b)", (8,), {"b": (8,)}),
     tokens("fast_gelu", "g = com.microsoft.FastGelu (h, b)", (8,), {"b": (8,)}),
     tokens("clip", "g = Clip (h, low, high)", (8,), arrays={"low": np.float32(-0.5), "high": np.float32(0.5)}),
@@ -148,6 +172,18 @@ ROWS = [
     # quantization
     tokens("quantized_weight", "d = DequantizeLinear <axis = 1> (q, s, z)\ng = MatMul (h, d)", (8, 8), {"s": (8,)},
            arrays={"q": np.arange(-32, 32, dtype=np.int8).reshape(8, 8), "z": np.full(8, 3, dtype=np.int8)}),
+    *(tokens(f"matmul_of_integers_{kind}", "q, a, b = DynamicQuantizeLinear (h)\nk = MatMulInteger (q, w1, b, z)\n"
+             "c = Cast <to = 1> (k)\nt = Mul (a, s)\nm = Mul (c, t)\ng = Add (m, b1)", (8, 8), {"s": (8,), "b1": (8,)},
+             arrays={"w1": np.arange(-32, 32, dtype=np.int8).reshape(8, 8), "z": z})
+      for kind, z in (("by_column", np.arange(8, dtype=np.int8)), ("by_tensor", np.int8(3)))),
+    tokens("quantized_by_range_where_it_is_not_zero", "e = Exp (h)\nq, a, b = DynamicQuantizeLinear (e)\n"
+           "k = MatMulInteger (q, w1, b)\nc = Cast <to = 1> (k)\ng = Mul (c, a)", (8,),
+           arrays={"w1": np.arange(-32, 32, dtype=np.int8).reshape(8, 8)}),
+    *(image(f"conv_of_integers_by_{groups}", "q, a, b = DynamicQuantizeLinear (h)\n"
+            f"k = ConvInteger <kernel_shape = [3, 3], pads = [1, 1, 1, 1], group = {groups}> (q, w1, b)\n"
+            "c = Cast <to = 1> (k)\ng = Mul (c, a)", widths,
+            arrays={"w1": np.arange(576 // groups, dtype=np.uint8).reshape(8, 8 // groups, 3, 3)})
+      for groups, widths in ((1, (8, 8)), (2, (2, 4, 4)))),
     # moving axes
     image("flatten", "r = Relu (h)\nq = Flatten (r)\nk = Gemm <transB = 1> (q, w1)\ng = Reshape (k, four)", (8, 8),
           {"w1": (8, 512)}, arrays={"four": ints(0, -1, 1, 1)}),
@@ -226,6 +262,34 @@ ROWS = [
            {"table": (5, 4, 8)}, arrays={"pairs": np.array([[3, 2]], dtype=np.int32)}),
     tokens("reduce_sum", "q = ReduceSum <keepdims = 1> (h, last)\ng = Mul (q, s)", (8, 8), {"s": (8,)},
            arrays={"last": ints(2)}),
+    *(tokens(f"{name.lower()}_over_positions", f"q = {name} <keepdims = 1> (h, one)\ng = Mul (q, s)", (8,), {"s": (8,)},
+             arrays={"one": ints(1)}) for name in (
+        "ReduceL1", "ReduceL2", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSumSquare")),
+    *(tokens(f"{name.lower()}_over_a_width", f"q = {name} <keepdims = 1> (h, last)\ng = Mul (q, s)", groups, {"s": (8,)},
+             arrays={"last": ints(2)}) for name, groups in (
+        ("ReduceL1", (8, 8)), ("ReduceL2", (8, 8)), ("ReduceLogSum", (8,)), ("ReduceLogSumExp", (8,)), ("ReduceMax", (8,)),
+        ("ReduceMin", (8,)), ("ReduceProd", (8,)), ("ReduceSumSquare", (8, 8)))),
+    *(image(name.lower(), f"g = {name} (h)", (8,)) for name in ("GlobalLpPool", "GlobalMaxPool")),
+    image("lp_pool", "g = LpPool <kernel_shape = [2, 2]> (h)", (8,)),
+    *(tokens(f"{name.lower()}_over_positions", f"g = {name} <axis = 1> (h)", (8,)) for name in ("Hardmax", "LogSoftmax", "Softmax")),
+    tokens("top_k", "v, i = TopK <axis = 1> (h, two)\nc = Cast <to = 1> (i)\nd = Mul (c, s)\ng = Add (v, d)", (8,),
+           {"s": (8,)}, arrays={"two": ints(2)}, inputs={"x": (2, 7, 6)}),
+    tokens("cumulative_sum", "g = CumSum (h, one)", (8,), arrays={"one": np.int64(1)}),
+    tokens("argmin", "a = ArgMin <axis = 1, keepdims = 1> (h)\nc = Cast <to = 1> (a)\ng = Mul (c, s)", (8,), {"s": (8,)}),
+    tokens("dropout", "g = Dropout (h)", (8,)),
+    tokens("triangle", "g = Trilu (h)", ()),
+    tokens("zeros_of_a_shape", "z = ConstantOfShape (shape)\ng = Add (h, z)", (8,), arrays={"shape": ints(1, 1, 8)}),
+    tokens("gather_elements", "a = Abs (h)\nb = Clip (a, low, low)\ni = Cast <to = 7> (b)\ng = GatherElements <axis = 1> (h, i)", (8,),
+           arrays={"low": np.float32(1)}, inputs={"x": (2, 7, 6)}),
+    tokens("scatter_elements", "a = Abs (h)\nb = Clip (a, low, low)\ni = Cast <to = 7> (b)\nk = MatMul (x, w1)\n"
+           "g = ScatterElements <axis = 1> (h, i, k)", (8,), {"w1": (6, 8)}, arrays={"low": np.float32(0)},
+           inputs={"x": (2, 1, 6)}),
+    tokens("scatter_nd", "g = ScatterND (h, at, u)", (8,), {"u": (1, 8)}, arrays={"at": ints(1, 2).reshape(1, 2)},
+           inputs={"x": (2, 7, 6)}),
+    image("grid_sample", 'g = GridSample (h, grid)', (8,), arrays={"grid": np.linspace(-1, 1, 32, dtype=np.float32).reshape(2, 4, 2, 2)},
+          inputs={"x": (2, 3, 8, 8)}),
+    image("upsample", 'g = Upsample <mode = "nearest"> (h, scales)', (8,), opset=9,
+          arrays={"scales": np.array([1, 1, 2, 2], dtype=np.float32)}),
     tokens("softmax_over_a_width", "g = Softmax <axis = -1> (h)", ()),
     tokens("argmax", "a = ArgMax <axis = -1, keepdims = 1> (h)\nc = Cast <to = 1> (a)\ng = Mul (c, s)", (8,), {"s": (8,)}),
     # attention

@@ -186,8 +186,8 @@ def attention_shapes(node: ir.Node, types: Sequence[Type | None]) -> list[Type]:
     if is_grouped and key is None:
         batch, rows, wide = query.shape
         width = wide // (heads + 2 * key_heads)
-        query, key = Type((batch, rows, heads * width), query.dtype), Type((batch, rows, key_heads * width), query.dtype)
-        value = key
+        key = value = Type((batch, rows, key_heads * width), query.dtype)
+        query = Type((batch, rows, heads * width), query.dtype)
     if key is None or value is None or len(query.shape) != 3:
         raise ValueError("packed queries, keys and values are not understood")
     batch, rows, wide = query.shape

@@ -19,7 +19,7 @@ from structprune.errors import CaptureError, InvalidArgument, UnsupportedModel, 
 from structprune.frontends.onnx import operators  # noqa: F401  registers the entries
 from structprune.frontends.onnx.file import external_tensors, open_model, save
 from structprune.frontends.onnx.inputs import Examples, data, describe, examples, is_open, restore, traced
-from structprune.frontends.onnx.lower import Lowering, weights
+from structprune.frontends.onnx.lower import QUANTIZED, Lowering, Stored, quantization, weights
 from structprune.frontends.onnx.oracle import Zeroed, largest_error, run, run_inside
 from structprune.frontends.onnx.small import Conflict, Shrinker, Small
 from structprune.frontends.onnx.trace import Numbers, Trace, Type, run_order, sizes, trace
@@ -71,8 +71,8 @@ class OnnxFrontend:
         self.tolerance = max(TOLERANCES.get(each.dtype, 1e-4) for each in self.weights.values())
         kinds = {node.op_type for node in model.graph}
         # onnxruntime computes fused quantized layers in fewer bits: that is no difference between two models.
-        self.is_quantized = not kinds.isdisjoint(("QuantizeLinear", "DequantizeLinear"))
-        if "QuantizeLinear" in kinds:
+        self.is_quantized = not kinds.isdisjoint(QUANTIZED)
+        if not kinds.isdisjoint(("QuantizeLinear", "DynamicQuantizeLinear")):
             # An activation in the middle of two steps may be rounded to either.
             self.tolerance = max(self.tolerance, 2e-2)
 
@@ -105,7 +105,7 @@ class OnnxFrontend:
         }
 
     def arrays(self, names: Iterable[str]) -> Mapping[str, Numbers]:
-        return Arrays({name: self.lowering.stored[name].tensor for name in names})
+        return Arrays({name: self.lowering.stored[name] for name in names})
 
     def shapes(self) -> Mapping[str, Shape]:
         return shapes_of(self.weights)
@@ -289,20 +289,24 @@ def other_size(size: int, axis: int) -> int:
 
 
 class Arrays(Mapping[str, Numbers]):
-    """Weights as arrays, each read when it is asked for, in a type that numpy computes with."""
+    """Weights as arrays that numpy computes with, each read when it is asked for; integers as what they stand for."""
 
-    def __init__(self, tensors: Mapping[str, ir.TensorProtocol]) -> None:
-        self.tensors = tensors
+    def __init__(self, stored: Mapping[str, Stored]) -> None:
+        self.stored = stored
 
     def __getitem__(self, name: str) -> Numbers:
-        tensor = self.tensors[name]
-        return tensor.numpy() if tensor.dtype in COMPUTED else tensor.numpy().astype(np.float32)
+        tensor = self.stored[name].tensor
+        array: Numbers = tensor.numpy() if tensor.dtype in COMPUTED else tensor.numpy().astype(np.float32)
+        scale, zero_point = quantization(self.stored[name])
+        if zero_point is not None:
+            array = array - zero_point.astype(np.float32)
+        return array if scale is None else array * scale
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.tensors)
+        return iter(self.stored)
 
     def __len__(self) -> int:
-        return len(self.tensors)
+        return len(self.stored)
 
 
 def changed_leaves(values: Iterable[Value], rewrite: Rewrite) -> list[Dim]:

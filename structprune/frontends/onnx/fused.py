@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnx.shape_inference import infer_node_outputs
 
 from structprune.frontends.onnx.attention import CONTRIB, first
-from structprune.frontends.onnx.lower import Call, Lowered, Place, Resized, entry, opaque
+from structprune.frontends.onnx.lower import Call, Literals, Lowered, Place, Resized, entry, opaque
 from structprune.frontends.onnx.trace import Type, node_proto, read_type, shape_of
 from structprune.graph import Value
 
@@ -82,14 +82,20 @@ def fused_conv(call: Call) -> Lowered | list[Lowered]:
     x, weight, output = call.x(), call.inputs[1], call.outputs[0]
     assert weight is not None
     conv = Value(f"{output.name} before its activation", output.shape)
-
-    def literals(new: Resized) -> dict[Place, Any]:
-        return {"group": new.shape(x)[1] // new.shape(weight)[1]}
-
+    attributes = {"groups": call.get("group", 1)}
     return [
-        Lowered("conv", [x, weight, call.input(2)], {"groups": call.get("group", 1)}, literals, [conv]),
+        Lowered("conv", [x, weight, call.input(2)], attributes, groups_of(x, weight), [conv]),
         activated(call, [conv, call.input(3)]),
     ]
+
+
+def groups_of(wide: Value, weight: Value) -> Literals:
+    """How many groups of the weight's second axis are left."""
+
+    def literals(new: Resized) -> dict[Place, Any]:
+        return {"group": new.shape(wide)[1] // new.shape(weight)[1]}
+
+    return literals
 
 
 @entry("FusedGemm", domain=CONTRIB)

@@ -144,6 +144,8 @@ UNTRAINED = {
     ("", "BatchNormalization"): (3, 4),
     ("", "QuantizeLinear"): (1, 2),
     ("", "DequantizeLinear"): (1, 2),
+    ("", "MatMulInteger"): (2, 3),
+    ("", "ConvInteger"): (2, 3),
 }
 
 
@@ -376,9 +378,31 @@ def is_shared_by_accident(value: ir.Value, tensor: ir.TensorProtocol) -> bool:
     return max(sizes(tensor)) == tensor.size or all(is_one_of(node, POINTWISE) for node in readers(value))
 
 
+# Of what multiplies by stored integers: the places of those, of their scale and zero point, and the axis of these two.
+INTEGERS = {"DequantizeLinear": (0, 1, 2, 1), "MatMulInteger": (1, None, 3, -1), "ConvInteger": (1, None, 3, 0)}
+
+
+def quantization(stored: Stored) -> tuple[Numbers | None, Numbers | None]:
+    """The scale and the zero point of stored integers, shaped to be multiplied with them and subtracted from them."""
+    for node, place in stored.value.uses():
+        if node.domain or node.op_type not in INTEGERS or INTEGERS[node.op_type][0] != place:
+            continue
+        _, *places, axis = INTEGERS[node.op_type]
+        shape = [1] * len(sizes(stored.tensor))
+        found: list[Numbers | None] = []
+        for at in places:
+            value = node.inputs[at] if at is not None and at < len(node.inputs) else None
+            tensor = None if value is None else constant(value)
+            if tensor is not None and tensor.size > 1:
+                shape[node.attributes.get_int("axis", axis)] = tensor.size
+            found.append(None if tensor is None else tensor.numpy().reshape(shape if tensor.size > 1 else ()))
+        return found[0], found[1]
+    return None, None
+
+
 # They take parts of a stored tensor, or give it another shape.
 MOVING = frozenset(("Slice", "Split", "Gather", "Identity", "Cast", "Unsqueeze", "Squeeze", "Reshape", "Expand"))
-QUANTIZED = frozenset(("DequantizeLinear", "QuantizeLinear"))
+QUANTIZED = frozenset(("DequantizeLinear", "QuantizeLinear", "MatMulInteger", "ConvInteger"))
 POINTWISE = frozenset(("Add", "Sub", "Mul", "Div", "Max", "Min", "Where"))
 
 

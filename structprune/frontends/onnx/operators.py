@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,8 @@ import onnx
 import onnx_ir as ir
 from onnx.reference.ops import load_op
 
-from structprune.frontends.onnx import attention, fused  # noqa: F401  registers their entries
+from structprune.frontends.onnx import attention, fused, quantized  # noqa: F401  registers their entries
+from structprune.frontends.onnx.fused import groups_of
 from structprune.frontends.onnx.lower import Call, Entry, Lowered, Place, Resized, entry, opaque
 from structprune.frontends.onnx.movement import routed, straight
 from structprune.frontends.onnx.trace import Type, plain, shape_of
@@ -23,11 +23,7 @@ def conv(call: Call) -> Lowered:
     x, weight = call.x(), call.inputs[1]
     is_transposed = call.node.op_type == "ConvTranspose"
     assert weight is not None
-    wide = call.outputs[0] if is_transposed else x
-
-    def literals(new: Resized) -> dict[Place, Any]:
-        return {"group": new.shape(wide)[1] // new.shape(weight)[1]}
-
+    literals = groups_of(call.outputs[0] if is_transposed else x, weight)
     kind = "conv_transposed" if is_transposed else "conv"
     return Lowered(kind, [x, weight, call.input(2)], {"groups": call.get("group", 1)}, literals)
 
@@ -199,12 +195,14 @@ def gives_zero(call: Call, marks: dict[int, bool]) -> bool:
     samples = iter(SAMPLES * 4)
     operands = [sample(call, place, marks.get(place, False), samples) for place in range(len(call.inputs))]
     attributes = {name: plain(attribute) for name, attribute in call.node.attributes.items()}
-    try:
-        found = implementation(call.node.op_type, call.version)(*operands, **attributes)
-    except Exception:
-        # It refuses the samples: nothing is known, and "not zero" is the answer that is always sound.
-        return False
-    return bool(np.all(np.asarray(found) == 0))
+    for evaluate in (by_reference, by_definition):
+        try:
+            return bool(np.all(evaluate(call.node.op_type, call.version, operands, attributes) == 0))
+        except Exception:
+            # It refuses the samples, or ONNX runs the operator by its definition alone.
+            continue
+    # Nothing is known, and "not zero" is the answer that is always sound.
+    return False
 
 
 def sample(call: Call, place: int, is_zero: bool, samples: Any) -> Any:
@@ -225,22 +223,23 @@ def sample(call: Call, place: int, is_zero: bool, samples: Any) -> Any:
     return np.full(3, next(samples) if dtype.is_floating_point() else 3, dtype=kind)
 
 
-@lru_cache(maxsize=256)
-def implementation(op_type: str, version: int) -> Callable[..., Any]:
-    """ONNX's reference for one operator, or its definition in terms of others."""
-    try:
-        found: Callable[..., Any] = load_op("", op_type, version).eval
-        return found
-    except RuntimeError:
+def by_reference(op_type: str, version: int, operands: Sequence[Any], attributes: Mapping[str, Any]) -> Any:
+    """ONNX's reference for one operator."""
+    return np.asarray(load_op("", op_type, version).eval(*operands, **attributes))
 
-        def run(*operands: Any, **attributes: Any) -> Any:
-            names = [f"x{place}" for place in range(len(operands))]
-            node = onnx.helper.make_node(op_type, names, ["y"], **attributes)
-            session = onnx.reference.ReferenceEvaluator(node, opsets={"": version})
-            (found,) = session.run(None, dict(zip(names, operands, strict=True)))
-            return found
 
-        return run
+def by_definition(op_type: str, version: int, operands: Sequence[Any], attributes: Mapping[str, Any]) -> Any:
+    """ONNX's definition of one operator in terms of others, which may depend on the types of its inputs."""
+    feeds = {f"x{place}": each for place, each in enumerate(operands) if each is not None}
+    given = [
+        onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(each.dtype), each.shape)
+        for name, each in feeds.items()
+    ]
+    node = onnx.helper.make_node(op_type, [f"x{place}" for place in range(len(operands))], ["y"], **attributes)
+    graph = onnx.helper.make_graph([node], "one", given, [onnx.ValueInfoProto(name="y")])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", version)])
+    (found,) = onnx.reference.ReferenceEvaluator(model).run(None, feeds)
+    return found
 
 
 @entry("LSTM", "GRU", "RNN")
@@ -259,13 +258,3 @@ def recurrent(call: Call) -> Lowered:
     states = [call.input(place) for place in (5, 6, 7)]
     attributes = {"is_batch_first": bool(call.get("layout", 0))}
     return Lowered("recurrent_stacked", [x, w, u, call.input(3), *states], attributes, literals)
-
-
-@entry("QuantizeLinear", "DequantizeLinear")
-def quantize(call: Call) -> Lowered:
-    x, scale, zero_point = call.x(), call.inputs[1], call.input(2)
-    if scale is None or len(scale.shape) > 1:
-        return opaque(call, "scales in blocks")
-    return Lowered("quantize", [x, scale, zero_point], {"axis": call.get("axis", 1) % max(len(x.shape), 1)})
-
-

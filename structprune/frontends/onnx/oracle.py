@@ -17,10 +17,10 @@ import onnxruntime
 
 from structprune.errors import CaptureError
 from structprune.frontends.onnx.file import hold_external
-from structprune.frontends.onnx.lower import Lowering, Stored
+from structprune.frontends.onnx.lower import Stored, quantization
 from structprune.frontends.onnx.mend import add_initializer, free_name
 from structprune.frontends.onnx.small import Shrinker, set_constant
-from structprune.frontends.onnx.trace import Numbers, constant, sizes
+from structprune.frontends.onnx.trace import Numbers
 from structprune.graph import Op, Value
 from structprune.order import Indices
 
@@ -71,11 +71,11 @@ class Zeroed(Shrinker):
 
     def build(self) -> ir.Model:
         solution = self.rewrite.solution
-        fills = fill_values(self.lowering)
         for name, axes in self.rewrite.edits().items():
             stored = self.lowering.stored[name]
             if solution.graph.parameters[name].is_trained:
-                self.replace(stored, zeroed(stored.tensor, axes, fills.get(name)))
+                # Of quantized weights, the integers that stand for zero.
+                self.replace(stored, zeroed(stored.tensor, axes, quantization(stored)[1]))
         changed = {
             id(op): op
             for op, axis in (*solution.statistics, *solution.singular)
@@ -149,22 +149,6 @@ class Zeroed(Shrinker):
         assert near.graph is not None
         (near.graph.insert_after if after else near.graph.insert_before)(near, made)
         return made.outputs[0]
-
-
-def fill_values(lowering: Lowering) -> dict[str, Numbers]:
-    """For quantized weights, the integers that stand for zero."""
-    found: dict[str, Numbers] = {}
-    for name, stored in lowering.stored.items():
-        for node, place in stored.value.uses():
-            if node.op_type != "DequantizeLinear" or place != 0 or len(node.inputs) < 3 or node.inputs[2] is None:
-                continue
-            tensor = constant(node.inputs[2])
-            if tensor is not None:
-                shape = [1] * len(sizes(stored.tensor))
-                if tensor.size > 1:
-                    shape[node.attributes.get_int("axis", 1)] = tensor.size
-                found[name] = tensor.numpy().reshape(shape)
-    return found
 
 
 def zeroed(tensor: ir.TensorProtocol, axes: Mapping[int, Indices], fill: Numbers | None) -> ir.TensorProtocol:

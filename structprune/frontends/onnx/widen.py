@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from structprune.frontends.onnx.lower import QUANTIZED
 from structprune.frontends.onnx.trace import constant, subgraphs
 
 NARROW = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 # onnxruntime computes these in single precision only, or their integers belong to one type.
-NEVER_DOUBLE = frozenset(("Conv", "ConvTranspose", "QuantizeLinear", "DequantizeLinear", "Erf", "Gelu", "If", "Loop"))
+NEVER_DOUBLE = QUANTIZED | {"Conv", "ConvTranspose", "DynamicQuantizeLinear", "Erf", "Gelu", "If", "Loop"}
 
 
 def can_be_double(model: ir.Model) -> bool:
