@@ -249,6 +249,47 @@ def test_scales_that_are_put_together_are_no_weights() -> None:
     check(model, tolerance=TOLERANCE)
 
 
+def blocks(norm: str = "LayerNormalization") -> str:
+    """Attention whose result is given the shape of the residual stream: `o.reshape(x.shape)`."""
+    return (
+        f"h = MatMul (x, w0)\nn = {norm} (h, g0, c0)\nq = MatMul (n, wq)\nk = MatMul (n, wk)\nv = MatMul (n, wv)\n"
+        "q1 = Reshape (q, apart)\nq2 = Transpose <perm = [0, 2, 1, 3]> (q1)\n"
+        "k1 = Reshape (k, apart)\nk2 = Transpose <perm = [0, 2, 3, 1]> (k1)\n"
+        "v1 = Reshape (v, apart)\nv2 = Transpose <perm = [0, 2, 1, 3]> (v1)\n"
+        "a = MatMul (q2, k2)\np = Softmax (a)\no = MatMul (p, v2)\no1 = Transpose <perm = [0, 2, 1, 3]> (o)\n"
+        "s = Shape (n)\no2 = Reshape (o1, s)\no3 = MatMul (o2, wo)\nr = Add (h, o3)\ny = MatMul (r, wh)"
+    )
+
+
+SHAPES_OF_BLOCKS = {f"w{letter}": (32, 32) for letter in "qkvo"} | {"w0": (6, 32), "wh": (32, 5), "g0": (32,), "c0": (32,)}
+
+
+@pytest.mark.parametrize("opset", [20, 14])
+def test_the_shape_of_another_width_is_no_longer_copied(opset: int) -> None:
+    """onnxruntime's optimizers write such files; also with a LayerNormalization before there was one."""
+    model = build(TOKENS, blocks(), {**weights(SHAPES_OF_BLOCKS), "apart": ints(0, 0, 4, 8)}, opset)
+    assert sorted(group.size for group in structprune.analyze(model).groups) == [4, 8, 8, 32]
+    check(model, tolerance=TOLERANCE)
+    small = structprune.shrink(model, 0.5, verify="numeric")
+    assert "Shape" not in {node.op_type for node in small.graph.node}, "a constant with zeros took its place"
+    session = onnxruntime.InferenceSession(small.SerializeToString())
+    for size in ((1, 3, 6), (4, 9, 6)):
+        assert session.run(None, {"x": np.ones(size, dtype=np.float32)})[0].shape == (*size[:2], 5)
+
+
+def test_a_shape_that_cannot_be_copied_holds_what_it_is_measured_on() -> None:
+    """Batch and positions change places: no constant stands for them, so the measured width has to stay."""
+    body = (
+        "h = MatMul (x, w0)\nt = Transpose <perm = [1, 0, 2]> (h)\nk = MatMul (x, w1)\ns = Shape (t)\n"
+        "r = Reshape (k, s)\ng = MatMul (r, w2)\nu = Transpose <perm = [1, 0, 2]> (g)\nj = MatMul (h, w2)\n"
+        "f = Reshape (u, whole)\nm = Reshape (j, whole)\na = Add (f, m)\ny = MatMul (a, wh)"
+    )
+    shapes = {"w0": (6, 32), "w1": (6, 32), "w2": (32, 32), "wh": (32, 5)}
+    model = build(TOKENS, body, {**weights(shapes), "whole": ints(-1, 1, 32)})
+    after = tensors(structprune.shrink(model, 0.4, verify="numeric"))
+    assert after["w0"].shape[1] == after["w1"].shape[1]
+
+
 # -- control flow ----------------------------------------------------------------------------------
 
 
@@ -316,6 +357,18 @@ def test_where_no_shape_is_known_everything_after_stays() -> None:
     assert "the shapes around MatMul are not known" in reasons(model)
     after = tensors(structprune.shrink(model, 0.3))
     assert after["w0"].shape[1] < 32 and after["w2"].shape == (32, 5)
+
+
+def test_shapes_read_off_a_run_hold_for_its_sizes_alone() -> None:
+    """What only a run tells is not known for other sizes of the inputs: that is no difference between two models."""
+    body = (
+        "h = MatMul (x, w0)\nq = com.microsoft.BiasSplitGelu (h, b)\nk = MatMul (q, w1)\nr = Reshape (k, shape)\n"
+        "t = Relu (r)\nj = Reshape (t, back)\ny = MatMul (j, w2)"
+    )
+    arrays = {"shape": ints(0, 0, 4, 8), "back": ints(0, 0, 32)}
+    model = build("(float[N, 8, 6] x) => (float[N, 8, 5] y)", body, {
+        **weights({"w0": (6, 2560), "b": (2560,), "w1": (1280, 32), "w2": (32, 5)}), **arrays})  # fmt: skip
+    check(model, tolerance=TOLERANCE)
 
 
 def test_shapes_that_depend_on_data_are_read_off_a_run() -> None:
@@ -419,6 +472,38 @@ def test_a_quantized_model_shrinks_with_its_scales(zero_point: int) -> None:
     check(model, {"x": (2, 3, 12, 12)}, tolerance=1e-3)
     after = tensors(half(model, example_inputs={"x": (2, 3, 12, 12)}))
     assert after["w0"].dtype == np.int8 and after["w0"].shape[0] == after["s0"].shape[0] == after["z0"].shape[0] < 32
+
+
+def test_biases_and_tables_that_the_graph_quantizes_are_weights() -> None:
+    """onnxruntime's quantizer leaves them in the graph as numbers that a node makes integers of."""
+    body = (
+        "wd = DequantizeLinear <axis = 1> (w0, s0)\nh = MatMul (x, wd)\nb1 = Identity (b0)\n"
+        "bq = QuantizeLinear (b1, sb, zb)\nbd = DequantizeLinear (bq, sb, zb)\nm = Add (h, bd)\nr = Relu (m)\n"
+        "i = Identity (w1)\nwe = DequantizeLinear (i, sb, zb)\ny = MatMul (r, we)"
+    )
+    generator = np.random.default_rng(0)
+    arrays = weights({"b0": (32,)}) | {
+        "w0": generator.integers(-127, 127, (6, 32)).astype(np.int8),
+        "w1": generator.integers(-127, 127, (32, 5)).astype(np.int8),
+        "s0": generator.uniform(0.01, 0.02, 32).astype(np.float32),
+        "sb": np.float32(0.02), "zb": np.int8(7),
+    }  # fmt: skip
+    model = build(TOKENS, body, arrays)
+    assert [group.size for group in structprune.analyze(model).groups] == [32]
+    check(model, tolerance=1e-3)
+    half(model)
+
+
+def test_scores_see_what_integers_stand_for() -> None:
+    """Each channel fills the range of its integers: only the scales tell which are small."""
+    body = "wd = DequantizeLinear <axis = 1> (w0, s0, z0)\nh = MatMul (x, wd)\nr = Relu (h)\ny = MatMul (r, w1)"
+    scales = np.where(np.arange(32) % 2, 1.0, 0.001).astype(np.float32)
+    arrays = {
+        "w0": np.random.default_rng(0).integers(-127, 127, (6, 32)).astype(np.int8), "s0": scales,
+        "z0": np.full(32, 5, dtype=np.int8), "w1": np.ones((32, 5), np.float32),
+    }  # fmt: skip
+    plan = structprune.plan(build(TOKENS, body, arrays), 0.5)
+    assert list(plan.keep.values()) == [list(range(1, 32, 2))]
 
 
 # -- names ------------------------------------------------------------------------------------------

@@ -142,7 +142,7 @@ class OnnxFrontend:
         return bool(leaves)
 
     def shrunk(self, rewrite: Rewrite) -> Small:
-        shrinker = Shrinker(self.lowering, rewrite, self.is_fixed)
+        shrinker = Shrinker(self.lowering, rewrite, self.fixed)
         small = shrinker.shrink(self.shapes_of_inputs, self.observed_after(rewrite))
         if not small.conflicts:
             small.conflicts.extend(self.differences(shrinker, rewrite))
@@ -160,10 +160,11 @@ class OnnxFrontend:
             found[value] = Type(rewrite.shape(made), known.dtype) if made is not None and is_solved else known
         return found
 
-    def is_fixed(self, value: ir.Value) -> bool:
-        """Whether computed numbers are the same for other sizes of the inputs."""
+    def fixed(self, value: ir.Value) -> Numbers:
+        """Which of some computed numbers are the same for other sizes of the inputs."""
         here, there = self.trace.numbers.get(value), self.elsewhere.numbers.get(value)
-        return here is not None and there is not None and np.array_equal(here, there)
+        is_known = here is not None and there is not None and here.shape == there.shape
+        return np.asarray(here == there if is_known else False)
 
     @cached_property
     def elsewhere(self) -> Trace:
@@ -210,7 +211,7 @@ class OnnxFrontend:
     def error(self, rewrite: Rewrite, small: ir.Model) -> float:
         """In double precision where onnxruntime has all operators in it; half precision is computed in single."""
         feeds = data(self.model, self.shapes_of_inputs, self.given)
-        whole = Zeroed(self.lowering, rewrite, self.is_fixed).build()
+        whole = Zeroed(self.lowering, rewrite, self.fixed).build()
         if can_be_double(whole):
             try:
                 wide = {name: array.astype(np.float64) if array.dtype.kind == "f" else array

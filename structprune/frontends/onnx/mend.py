@@ -21,11 +21,11 @@ PASSING = frozenset(("Identity", "Cast", "Unsqueeze", "Squeeze", "Reshape", "Fla
 class Mender:
     """Finds, for a value of the new graph, one with the numbers wanted."""
 
-    def __init__(self, model: ir.Model, new: Trace, is_fixed: Callable[[ir.Value], bool]) -> None:
+    def __init__(self, model: ir.Model, new: Trace, fixed: Callable[[ir.Value], Numbers]) -> None:
         self.model = model
         self.new = new
         # What is the same for every size of the inputs may become a constant.
-        self.is_fixed = is_fixed
+        self.fixed = fixed
         self.made: dict[tuple[ir.Value, Shape, bytes], ir.Value] = {}
         self.replaced: dict[ir.Value, list[ir.Value]] = {}
 
@@ -57,7 +57,7 @@ class Mender:
         inputs = self.inputs_for(node, wanted)
         if inputs is not None:
             return self.copy(node, inputs)
-        if self.is_fixed(value):
+        if self.fixed(value).all():
             return self.add_constant(value, wanted)
         inputs = self.solved(node, wanted)
         return None if inputs is None else self.copy(node, inputs)

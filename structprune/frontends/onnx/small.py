@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -53,7 +52,7 @@ class Small:
 class Shrinker:
     """Carries one rewrite out on a copy of the model."""
 
-    def __init__(self, lowering: Lowering, rewrite: Rewrite, is_fixed: Callable[[ir.Value], bool]) -> None:
+    def __init__(self, lowering: Lowering, rewrite: Rewrite, fixed: Callable[[ir.Value], Numbers]) -> None:
         self.lowering = lowering
         self.rewrite = rewrite
         self.model = lowering.model.clone()
@@ -65,7 +64,9 @@ class Shrinker:
             self.ops.setdefault(op.source[0].node, []).append(op)
         self.new = Trace()
         olds = {new: old for old, new in self.values.items()}
-        self.mender = Mender(self.model, self.new, lambda value: value in olds and is_fixed(olds[value]))
+        self.mender = Mender(
+            self.model, self.new, lambda value: fixed(olds[value]) if value in olds else np.zeros((), dtype=bool)
+        )
         self.conflicts: list[Conflict] = []
         # Something other than a weight had to change.
         self.is_mended = False
@@ -181,13 +182,16 @@ class Shrinker:
 
     def copied_sizes(self, op: Op, value: ir.Value, wanted: Numbers) -> ir.Value | None:
         """A zero tells a Reshape to take the size of its input: a shape computed from open sizes can be a constant."""
-        given, x = op.source[0], op.inputs[0]
+        call, x = op.source[0], op.inputs[0]
         assert x is not None
-        pairs = zip_longest(wanted.tolist(), self.rewrite.shape(x)[: wanted.size])
-        sizes = [0 if size == own else size for size, own in pairs]
-        if given.get("allowzero", 0) or 0 not in sizes:
+        is_copied = np.zeros(wanted.size, dtype=bool)
+        places = range(0 if call.get("allowzero", 0) else min(wanted.size, len(x.shape)))
+        for k in places:
+            is_copied[k] = call.number(1)[k] == x.shape[k] and wanted[k] == self.rewrite.shape(x)[k]
+        if not np.all(is_copied | self.mender.fixed(value)):
             return None
-        found = add_initializer(self.model, str(value.name), ir.tensor(sizes, dtype=ir.DataType.INT64))
+        tensor = ir.tensor(np.where(is_copied, 0, wanted), dtype=ir.DataType.INT64)
+        found = add_initializer(self.model, str(value.name), tensor)
         note_constant(self.new, found)
         self.mender.replaced.setdefault(value, []).append(found)
         return found
