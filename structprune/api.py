@@ -124,7 +124,7 @@ def plan(
         "align": align,
         "seed": seed,
     }
-    realized.note = realized.note or chooser.note
+    realized.note = "; ".join(note for note in (realized.note, chooser.note) if note)
     return make_plan(analysis, realized, model, options, output, verify)
 
 

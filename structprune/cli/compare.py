@@ -6,6 +6,8 @@ import gc
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
 
@@ -21,12 +23,15 @@ from structprune.cli.runner import (
     Runner,
     Taken,
     TorchRunner,
+    described_tensors,
     in_order,
     ran,
     random_arrays,
     settled,
 )
-from structprune.cli.source import Source, files_of, read_source
+from structprune.cli.source import Source, existing, files_of, read_source
+from structprune.errors import CaptureError, UnsupportedModel
+from structprune.frontends import stored_shapes
 from structprune.progress import doing
 
 WARM_UP = 5
@@ -36,40 +41,57 @@ MOST_INTERRUPTED = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the two models, loaded."""
+    """One of the two models, loaded; without an analysis where only onnxruntime understands the file."""
 
     source: Source
-    analysis: Analysis
+    analysis: Analysis | None
     runner: Runner
 
     @classmethod
     def load(cls, name: str, options: Namespace) -> Side:
         source = read_source(name, None, options.input)
-        analysis = structprune.analyze(source.model, source.inputs)
-        inputs = analysis.frontend.inputs()
-        if source.is_onnx:
-            return cls(source, analysis, OnnxRunner(name, inputs, options.threads))
-        return cls(source, analysis, TorchRunner(source.model, inputs, options.threads))
+        if not source.is_onnx:
+            analysis = structprune.analyze(source.model, source.inputs)
+            return cls(source, analysis, TorchRunner(source.model, analysis.frontend.inputs(), options.threads))
+        existing(name)
+        try:
+            analysis = structprune.analyze(source.model, source.inputs)
+        except (CaptureError, UnsupportedModel) as refusal:
+            try:
+                return cls(source, None, OnnxRunner(name, source.inputs or {}, options.threads))
+            except UnsupportedModel:
+                raise refusal from None
+        shapes = {each.name: each.shape for each in described_tensors(analysis.frontend.inputs(), "")}
+        return cls(source, analysis, OnnxRunner(name, shapes, options.threads))
 
     def at(self, taken: Sequence[Taken], prepared: Any) -> Side:
         """The same, counted at these sizes of the inputs: a batch may be open."""
-        if all(a.shape == b.shape for a, b in zip(self.runner.takes, taken, strict=True)):
+        if self.analysis is None or all(a.shape == b.shape for a, b in zip(self.runner.takes, taken, strict=True)):
             return self
         inputs = prepared if self.source.is_onnx else prepared[0] or prepared[1]
         return replace(self, analysis=structprune.analyze(self.source.model, inputs))
 
     def peak(self, taken: list[Taken], threads: int) -> int | None:
-        return peak_memory(self.source.name, self.analysis.frontend.inputs(), taken, threads)
+        structure = None if self.analysis is None else self.analysis.frontend.inputs()
+        return peak_memory(self.source.name, structure, taken, threads)
 
     def counted(self) -> dict[str, Any]:
         size = sum(path.stat().st_size for path in files_of(self.source.name))
         return {
             "model": self.source.name,
             "runtime": self.runner.runtime,
-            "parameters": self.analysis.frontend.total,
-            "macs": self.analysis.measure("macs").whole,
+            "parameters": stored(self.source.model) if self.analysis is None else self.analysis.frontend.total,
+            "macs": None if self.analysis is None else self.analysis.measure("macs").whole,
             "file_bytes": size or None,
         }
+
+
+def stored(path: Path) -> int | None:
+    """The weights that lie in an ONNX file, whatever is computed with them."""
+    try:
+        return sum(map(prod, stored_shapes(path).values()))
+    except UnsupportedModel:
+        return None
 
 
 def compare(options: Namespace) -> Outcome:
@@ -195,7 +217,7 @@ def table(data: dict[str, Any]) -> str:
 
 
 def shown(number: float | None, scale: int, pattern: str) -> str:
-    return "-" if number is None else format(number if scale == 1 else number / scale, pattern)
+    return "n/a" if number is None else format(number if scale == 1 else number / scale, pattern)
 
 
 def quotient(a: float | None, b: float | None) -> str:

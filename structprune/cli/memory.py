@@ -44,7 +44,7 @@ def measured(task: dict[str, Any]) -> int:
     if name.endswith(".onnx"):
         import_module("onnxruntime")
         before = reset_peak()
-        runner = OnnxRunner(name, task["structure"], task["threads"])
+        runner = OnnxRunner(name, {}, task["threads"])
     else:
         source = read_source(name, None, ())
         runner = TorchRunner(source.model, task["structure"], task["threads"])

@@ -410,6 +410,9 @@ def test_a_function_that_holds_a_size_is_inlined() -> None:
     check(model, tolerance=TOLERANCE)
     small = half(model)
     assert "Act" not in [node.op_type for node in small.graph.node]
+    plan = structprune.plan(model, 0.5)
+    assert "the file's functions (Act) stand written out where they were called" in str(plan)
+    assert "written out" not in str(structprune.plan(with_function("b = Relu (a)", {}), 0.5))
 
 
 # -- number types ----------------------------------------------------------------------------------

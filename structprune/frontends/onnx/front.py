@@ -125,7 +125,7 @@ class OnnxFrontend:
             rewrite = Rewrite(solution, choose(constraints))
             small = self.shrunk(rewrite)
             if not small.conflicts:
-                return Realized(rewrite, "onnx", small.finish, constraints)
+                return Realized(rewrite, "onnx", small.finish, constraints, small.note)
             if not any([self.learn(conflict, rewrite, constraints) for conflict in small.conflicts]):
                 break
         raise VerificationError(
@@ -149,6 +149,10 @@ class OnnxFrontend:
         if self.original is not self.model and not shrinker.is_mended:
             # No size inside a function had to change: the user's functions hold as they are.
             small.model = with_weights_of(self.original, small.model)
+        elif self.original is not self.model:
+            names = list(dict.fromkeys(name for _, name, _ in self.original.functions))
+            listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            small.note = f"the file's functions ({listed}) stand written out where they were called: they held sizes"
         return small
 
     def observed_after(self, rewrite: Rewrite) -> dict[ir.Value, Type]:

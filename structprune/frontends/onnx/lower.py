@@ -12,6 +12,7 @@ from math import prod
 from typing import Any, Protocol
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from structprune.frontends.onnx.trace import (
@@ -28,6 +29,8 @@ from structprune.frontends.onnx.trace import (
 from structprune.graph import Graph, Op, Shape, Value, Where
 from structprune.order import Indices
 from structprune.rule import RULES
+
+NEWEST = onnx.defs.onnx_opset_version()
 
 # A literal's place in its node: an attribute by name, an input by number.
 Place = str | int
@@ -258,6 +261,8 @@ class Lowering:
         if not is_known:
             problem = self.trace.problems.get(node, "")
             return [opaque(call, f"the shapes around {node.op_type} are not known" + (problem and f": {problem}"))]
+        if not node.domain and call.version > NEWEST:
+            return [opaque(call, f"operators of version {call.version}: the installed onnx knows them up to {NEWEST}")]
         found = ENTRIES.get((node.domain, node.op_type))
         if found is None:
             qualified = f"{node.domain}::{node.op_type}" if node.domain else node.op_type

@@ -44,6 +44,7 @@ class Small:
 
     model: ir.Model
     conflicts: list[Conflict] = field(default_factory=list)
+    note: str = ""
 
     def finish(self, at_once: bool) -> ir.Model:
         return self.model
