@@ -591,6 +591,29 @@ def test_a_busy_machine_is_named(call: Any, here: Path, monkeypatch: pytest.Monk
         assert "other programs" not in out
 
 
+def test_files_that_only_onnxruntime_understands_are_compared(call: Any, here: Path) -> None:
+    from onnx import TensorProto, helper, save
+
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "net",
+        [value("x", TensorProto.FLOAT, ["batch", 3])], [value("y", TensorProto.FLOAT, ["batch", 3])])  # fmt: skip
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), "bare.onnx")
+    assert call("analyze", "bare.onnx")[0] == Exit.MODEL
+    found = answer(call("compare", "bare.onnx", "bare.onnx", "--runs", 2, "--json"))
+    assert found["a"]["parameters"] == 0 and found["a"]["macs"] is None and found["a"]["latency_ms"]["median"] > 0
+    assert found["inputs"] == [{"name": "x", "shape": [2, 3], "dtype": "float32"}]
+    assert found["differences"][0]["largest_difference"] == 0
+    code, out, _ = call("compare", "bare.onnx", "bare.onnx", "--runs", 2, "--input", "5,3")
+    assert code == 0 and "multiply-accumulates  " in out and "n/a" in out and "inputs x [5, 3]" in out
+    # Without a rank in the file, the user has to give one.
+    graph.input[0].type.tensor_type.ClearField("shape")
+    graph.node[0].CopyFrom(helper.make_node("Concat", ["x", "x"], ["y"], axis=1))
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), "ranks.onnx")
+    code, out, error = call("compare", "ranks.onnx", "ranks.onnx", "--runs", 1)
+    assert (code, out) == (Exit.MODEL, "") and "--input" in error
+    assert call("compare", "ranks.onnx", "ranks.onnx", "--runs", 1, "--input", "x=5,3")[0] == 0
+
+
 def test_what_cannot_be_compared(call: Any, here: Path) -> None:
     save_onnx(here / "net.onnx")
     code, _, error = call("compare", "net.onnx", "nets:build", "--runs", 1)
@@ -644,6 +667,17 @@ WRONG: list[tuple[str, Exit, str]] = [
     ("analyze folder.pt2", MODEL, "directory"),
     ("analyze text.onnx", MODEL, "not an ONNX file"),
     ("analyze cut.onnx", MODEL, "not an ONNX file"),
+    ("analyze bare.onnx", MODEL, "no weights"),
+    ("analyze ranks.onnx", MODEL, "how many axes its input 'x' has"),
+    ("analyze lost.onnx", MODEL, "lost.bin with the data of 'first.weight' is missing"),
+    ("analyze outside.onnx", MODEL, "outside of the model's folder"),
+    ("shrink lost.onnx o.onnx --ratio 0.5", MODEL, "is missing"),
+    ("shrink outside.onnx o.onnx --ratio 0.5", MODEL, "outside of the model's folder"),
+    ("shrink future.onnx o.onnx --ratio 0.5", Exit.RATIO, "operators of version 999"),
+    ("compare lost.onnx net.onnx", MODEL, "is missing"),
+    ("compare text.onnx net.onnx", MODEL, "not an ONNX file"),
+    ("shrink net.onnx none/o.onnx --ratio 0.5", Exit.OUTPUT, "there is no folder"),
+    ("shrink net.onnx folder.onnx --ratio 0.5", Exit.OUTPUT, "is not a file"),
     ("analyze text.pt2", MODEL, "not a whole exported program"),
     ("analyze text.txt", MODEL, "module:factory"),
     ("analyze weights.pt", MODEL, "--weights"),
@@ -682,6 +716,30 @@ WRONG: list[tuple[str, Exit, str]] = [
 ]
 
 
+def save_wrong_onnx(folder: Path) -> None:
+    """Copies of net.onnx, each with something wrong."""
+    import onnx
+
+    def changed(name: str) -> Any:
+        made[name] = onnx.load(str(folder / "net.onnx"))
+        return made[name]
+
+    made: dict[str, Any] = {}
+    changed("ranks").graph.input[0].type.tensor_type.ClearField("shape")
+    changed("future").opset_import[0].version = 999
+    bare = changed("bare").graph
+    del bare.node[2:], bare.node[0], bare.initializer[:]
+    bare.node[0].input[0], bare.output[0].name = "x", "b"
+    for name, location in (("lost", "lost.bin"), ("outside", "../outside.bin")):
+        tensor = changed(name).graph.initializer[0]
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=location)
+    (folder.parent / "outside.bin").write_bytes(bytes(10000))
+    for name, model in made.items():
+        (folder / f"{name}.onnx").write_bytes(model.SerializeToString())
+
+
 class Opened:
     """What no weights may do."""
 
@@ -693,6 +751,7 @@ class Opened:
 def clutter(here: Path) -> Path:
     """Every kind of wrong file."""
     save_onnx(here / "net.onnx")
+    save_wrong_onnx(here)
     (here / "link.onnx").symlink_to("net.onnx")
     (here / "cut.onnx").write_bytes((here / "net.onnx").read_bytes()[:5000])
     for name in ("text.txt", "text.onnx", "text.pt2", "text.safetensors"):
@@ -943,6 +1002,28 @@ def test_termination_leaves_nothing(here: Path) -> None:
     _, error = running.communicate(timeout=60)
     assert running.returncode == Exit.INTERRUPTED and "structprune: interrupted" in error
     assert names(here) == {"slow.py", "started"}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_while_an_onnx_file_is_written(
+    number: signal.Signals, call: Any, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnx_ir
+
+    save_onnx(here / "net.onnx")
+    seen: list[Path] = []
+
+    def stopped(model: Any, path: Path, **more: Any) -> None:
+        path.write_bytes(b"half of")
+        seen.append(path)
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+
+    monkeypatch.setattr(onnx_ir, "save", stopped)
+    code, out, error = call("shrink", "net.onnx", "o.onnx", "--ratio", 0.5, "--plan", "p.json")
+    assert (code, out, error) == (Exit.INTERRUPTED, "", "structprune: interrupted\n")
+    assert seen and names(here) == {"net.onnx"}
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs pipes")

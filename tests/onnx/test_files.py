@@ -173,7 +173,7 @@ def test_files_that_are_not_models(tmp_path: Path, path: Path) -> None:
 def test_operator_sets_of_the_future() -> None:
     model = net()
     model.opset_import[0].version = 999
-    assert structprune.shrink(model, 0) == model
+    assert structprune.shrink(model, 0).graph.initializer == model.graph.initializer
     raised(UnsupportedRatio, lambda: structprune.shrink(model, 0.5), "operators of version 999", "up to ")
 
 
@@ -239,6 +239,17 @@ def test_a_write_that_fails_leaves_nothing(path: Path, tmp_path: Path, monkeypat
     raised(OutputError, lambda: structprune.shrink(path, 0.5, output_path=out), "No space left on device")
     assert out.read_bytes() == b"what was there before"
     assert left(tmp_path) == {"net.onnx", "small.onnx"}
+
+
+def test_an_interrupted_write_leaves_nothing(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: Any, **options: Any) -> None:
+        Path(args[1]).write_bytes(b"half of")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ir, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        structprune.shrink(path, 0.5, output_path=tmp_path / "small.onnx")
+    assert left(tmp_path) == {"net.onnx"}
 
 
 # -- external data ---------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import shutil
 import tempfile
@@ -122,6 +123,13 @@ def read_when_written(tensor: ir.ExternalTensor) -> ir.LazyTensor:
         return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, shape=tensor.shape, name=tensor.name)
 
     return ir.LazyTensor(read, tensor.dtype, tensor.shape, name=tensor.name)
+
+
+def give_back(tensor: ir.TensorProtocol) -> None:
+    """Hand the pages of a mapped file that were read back to the system; they are read anew where they are needed."""
+    mapped = getattr(tensor, "raw", None)
+    if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def check_output(model: Any, output_path: Any, force: bool) -> None:

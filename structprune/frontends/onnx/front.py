@@ -17,7 +17,7 @@ from onnx_ir.passes.common import InlinePass
 from structprune.axis import Dim, Mask
 from structprune.errors import CaptureError, InvalidArgument, UnsupportedModel, VerificationError
 from structprune.frontends.onnx import operators  # noqa: F401  registers the entries
-from structprune.frontends.onnx.file import external_tensors, open_model, save
+from structprune.frontends.onnx.file import external_tensors, give_back, open_model, save
 from structprune.frontends.onnx.inputs import Examples, data, describe, examples, is_open, restore, traced
 from structprune.frontends.onnx.lower import QUANTIZED, Lowering, Stored, quantization, weights
 from structprune.frontends.onnx.oracle import Zeroed, largest_error, run, run_inside
@@ -39,6 +39,8 @@ TOLERANCES = {
 # Types that scores compute with as they are: no copy of a weight is made for them.
 COMPUTED = (ir.DataType.DOUBLE, ir.DataType.FLOAT, ir.DataType.FLOAT16)
 ATTEMPTS = 40
+# Bytes of mapped files that scores read before they are given back.
+MOST_MAPPED = 1 << 27
 
 
 class OnnxFrontend:
@@ -298,9 +300,16 @@ class Arrays(Mapping[str, Numbers]):
 
     def __init__(self, stored: Mapping[str, Stored]) -> None:
         self.stored = stored
+        self.count = 0
 
     def __getitem__(self, name: str) -> Numbers:
         tensor = self.stored[name].tensor
+        self.count += tensor.nbytes
+        if self.count > MOST_MAPPED:
+            # All of them: those given back before may have been looked at again since.
+            self.count = 0
+            for each in self.stored.values():
+                give_back(each.tensor)
         array: Numbers = tensor.numpy() if tensor.dtype in COMPUTED else tensor.numpy().astype(np.float32)
         scale, zero_point = quantization(self.stored[name])
         if zero_point is not None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from structprune.frontends.onnx.file import give_back
 from structprune.frontends.onnx.lower import Lowering, Place, Stored
 from structprune.frontends.onnx.mend import Mender, add_initializer
 from structprune.frontends.onnx.trace import (
@@ -277,6 +278,7 @@ def cut(tensor: ir.TensorProtocol, cuts: Cuts) -> ir.TensorProtocol:
         array = tensor.numpy()
         for axis, kept in cuts.items():
             array = np.take(array, kept, axis=axis)
+        give_back(tensor)
         return ir.Tensor(without_denormals(array), dtype=tensor.dtype, shape=shape, name=tensor.name)
 
     return ir.LazyTensor(evaluate, tensor.dtype, shape, name=tensor.name)

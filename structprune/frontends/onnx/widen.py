@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
 from structprune.frontends.onnx.lower import QUANTIZED
-from structprune.frontends.onnx.trace import constant, subgraphs
+from structprune.frontends.onnx.trace import constant, sizes, subgraphs
 
 NARROW = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 # onnxruntime computes these in single precision only, or their integers belong to one type.
@@ -44,4 +43,10 @@ def widened(model: ir.Model, to: ir.DataType) -> ir.Model:
 
 
 def converted(tensor: ir.TensorProtocol, to: ir.DataType) -> ir.TensorProtocol:
-    return ir.Tensor(np.asarray(tensor.numpy()).astype(to.numpy()), dtype=to, name=tensor.name)
+    """The tensor in another type, computed when it is read."""
+    shape = ir.Shape(sizes(tensor))
+
+    def evaluate() -> ir.TensorProtocol:
+        return ir.Tensor(tensor.numpy().astype(to.numpy()), dtype=to, shape=shape, name=tensor.name)
+
+    return ir.LazyTensor(evaluate, to, shape, name=tensor.name)
