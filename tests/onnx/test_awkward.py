@@ -337,6 +337,32 @@ def test_a_loop_holds_what_it_reads() -> None:
     assert after["w0"].shape[1] < 32 and after["w1"].shape[1] == 32 and after["w2"].shape == (32, 5)
 
 
+def test_a_scan_holds_what_it_reads() -> None:
+    model = build(TOKENS, "h = MatMul (x, w0)\nr = Relu (h)\ng = MatMul (r, w1)\ny = MatMul (k, w2)",
+                  {**weights({"w0": (6, 32), "w1": (32, 32), "w2": (32, 5)}), "start": np.zeros((2, 32), np.float32)})  # fmt: skip
+    names = {"state": None, "row": None, "next": None, "out": None}
+    values = {name: helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names}
+    nodes = [helper.make_node("Add", ["state", "row"], ["next"]), helper.make_node("Identity", ["next"], ["out"])]
+    body = helper.make_graph(nodes, "body", [values["state"], values["row"]], [values["next"], values["out"]])
+    scan = helper.make_node("Scan", ["start", "g"], ["last", "k"], body=body, num_scan_inputs=1,
+                            scan_input_axes=[1], scan_output_axes=[1])  # fmt: skip
+    model.graph.node.insert(3, scan)
+    assert "Scan runs a graph of its own" in reasons(model)
+    after = tensors(structprune.shrink(model, 0.3, verify="numeric"))
+    assert after["w0"].shape[1] < 32 and after["w1"].shape[1] == 32 and after["w2"].shape == (32, 5)
+
+
+def test_sequences_hold_what_they_are_made_of() -> None:
+    body = (
+        "h = MatMul (x, w0)\nr = Relu (h)\ng = MatMul (r, w1)\ns = SequenceConstruct (g, g)\n"
+        "k = ConcatFromSequence <axis = 2> (s)\ny = MatMul (k, w2)"
+    )
+    model = build(TOKENS, body, weights({"w0": (6, 32), "w1": (32, 32), "w2": (64, 5)}))
+    assert "the shapes around SequenceConstruct are not known" in reasons(model)
+    after = tensors(structprune.shrink(model, 0.3, verify="numeric"))
+    assert after["w0"].shape[1] < 32 and after["w1"].shape[1] == 32 and after["w2"].shape == (64, 5)
+
+
 # -- operators that nobody knows -------------------------------------------------------------------
 
 
