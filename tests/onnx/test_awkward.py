@@ -523,6 +523,21 @@ def test_biases_and_tables_that_the_graph_quantizes_are_weights() -> None:
     half(model)
 
 
+def test_operators_with_quantized_results_hold_their_weights() -> None:
+    body = (
+        "h = MatMul (x, w0)\nr = Relu (h)\nk = MatMul (r, w1)\nq = QuantizeLinear (k, s, z)\n"
+        "m = QLinearMatMul (q, s, z, w2, s, z, s, z)\ny = DequantizeLinear (m, s, z)"
+    )
+    arrays = weights({"w0": (6, 32), "w1": (32, 32)}) | {
+        "w2": np.random.default_rng(0).integers(-127, 127, (32, 5)).astype(np.int8), "s": np.float32(0.05), "z": np.int8(3),
+    }  # fmt: skip
+    model = build(TOKENS, body, arrays)
+    assert "no rule for 'QLinearMatMul'" in reasons(model)
+    assert structprune.analyze(model).frontend.total == 6 * 32 + 32 * 32 + 32 * 5
+    after = tensors(structprune.shrink(model, 0.3, verify="numeric"))
+    assert after["w0"].shape[1] < 32 and after["w1"].shape[1] == 32 and after["w2"].shape == (32, 5)
+
+
 def test_scores_see_what_integers_stand_for() -> None:
     """Each channel fills the range of its integers: only the scales tell which are small."""
     body = "wd = DequantizeLinear <axis = 1> (w0, s0, z0)\nh = MatMul (x, wd)\nr = Relu (h)\ny = MatMul (r, w1)"

@@ -102,7 +102,7 @@ def group_query_attention(call: Call) -> Lowered | list[Lowered]:
             steps.append(Lowered("rotary", [each, cosine, sine], attributes, outputs=turned[-1:]))
         query, key = turned
     given = [query, key, value, None, None, call.input(3), call.input(4)]
-    attributes = {"heads": heads, "key_heads": key_heads, "keeps_width": "onnxruntime takes multiples of 8 alone"}
+    attributes = {"heads": heads, "key_heads": key_heads, "keeps_width": "onnxruntime takes heads of 8, 16, ..."}
     return [*steps, Lowered("multihead_attention", given, attributes, literals)]
 
 

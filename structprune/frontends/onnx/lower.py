@@ -393,21 +393,25 @@ def quantization(stored: Stored) -> tuple[Numbers | None, Numbers | None]:
         if node.domain or node.op_type not in INTEGERS or INTEGERS[node.op_type][0] != place:
             continue
         _, *places, axis = INTEGERS[node.op_type]
-        shape = [1] * len(sizes(stored.tensor))
         found: list[Numbers | None] = []
         for at in places:
             value = node.inputs[at] if at is not None and at < len(node.inputs) else None
             tensor = None if value is None else constant(value)
+            shape = [1] * len(sizes(stored.tensor))
             if tensor is not None and tensor.size > 1:
-                shape[node.attributes.get_int("axis", axis)] = tensor.size
-            found.append(None if tensor is None else tensor.numpy().reshape(shape if tensor.size > 1 else ()))
+                shape[node.attributes.get_int("axis", axis) % len(shape)] = tensor.size
+            # Scales in blocks have more axes than one: such weights stay whole.
+            is_usable = tensor is not None and len(sizes(tensor)) < 2
+            found.append(tensor.numpy().reshape(shape) if tensor is not None and is_usable else None)
         return found[0], found[1]
     return None, None
 
 
 # They take parts of a stored tensor, or give it another shape.
 MOVING = frozenset(("Slice", "Split", "Gather", "Identity", "Cast", "Unsqueeze", "Squeeze", "Reshape", "Expand"))
-QUANTIZED = frozenset(("DequantizeLinear", "QuantizeLinear", "MatMulInteger", "ConvInteger"))
+QUANTIZED = frozenset(
+    ("DequantizeLinear", "QuantizeLinear", "MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv")
+)
 POINTWISE = frozenset(("Add", "Sub", "Mul", "Div", "Max", "Min", "Where"))
 
 

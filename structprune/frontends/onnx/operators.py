@@ -235,7 +235,8 @@ def by_definition(op_type: str, version: int, operands: Sequence[Any], attribute
         onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(each.dtype), each.shape)
         for name, each in feeds.items()
     ]
-    node = onnx.helper.make_node(op_type, [f"x{place}" for place in range(len(operands))], ["y"], **attributes)
+    names = [f"x{place}" if each is not None else "" for place, each in enumerate(operands)]
+    node = onnx.helper.make_node(op_type, names, ["y"], **attributes)
     graph = onnx.helper.make_graph([node], "one", given, [onnx.ValueInfoProto(name="y")])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", version)])
     (found,) = onnx.reference.ReferenceEvaluator(model).run(None, feeds)

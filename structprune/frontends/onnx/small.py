@@ -187,9 +187,10 @@ class Shrinker:
         call, x = op.source[0], op.inputs[0]
         assert x is not None
         is_copied = np.zeros(wanted.size, dtype=bool)
-        places = range(0 if call.get("allowzero", 0) else min(wanted.size, len(x.shape)))
-        for k in places:
-            is_copied[k] = call.number(1)[k] == x.shape[k] and wanted[k] == self.rewrite.shape(x)[k]
+        if not call.get("allowzero", 0):
+            both = min(wanted.size, len(x.shape))
+            is_copied[:both] = call.number(1)[:both] == x.shape[:both]
+            is_copied[:both] &= wanted[:both] == self.rewrite.shape(x)[:both]
         if not np.all(is_copied | self.mender.fixed(value)):
             return None
         tensor = ir.tensor(np.where(is_copied, 0, wanted), dtype=ir.DataType.INT64)
@@ -278,8 +279,9 @@ def cut(tensor: ir.TensorProtocol, cuts: Cuts) -> ir.TensorProtocol:
         array = tensor.numpy()
         for axis, kept in cuts.items():
             array = np.take(array, kept, axis=axis)
+        array = without_denormals(array)
         give_back(tensor)
-        return ir.Tensor(without_denormals(array), dtype=tensor.dtype, shape=shape, name=tensor.name)
+        return ir.Tensor(array, dtype=tensor.dtype, shape=shape, name=tensor.name)
 
     return ir.LazyTensor(evaluate, tensor.dtype, shape, name=tensor.name)
 
