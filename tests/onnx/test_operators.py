@@ -307,6 +307,13 @@ ROWS = [
         "q = MatMul (x, w)\no = com.microsoft.GroupQueryAttention <num_heads = 4, kv_num_heads = 2, do_rotary = 1> "
         "(q, , , , , lengths, total, c, s)\ny = MatMul (o, wo)", {"w": (6, 128), "wo": (64, 5), "c": (20, 8), "s": (20, 8)},
         (2, 2), arrays=LENGTHS, inputs={"x": (2, 7, 6)}),
+    Row("group_query_attention_with_a_past",
+        "(float[2, 1, 6] x, float[2, 2, 8, 16] pk, float[2, 2, 8, 16] pv) => "
+        "(float[2, 1, 5] y, float[2, 2, T, 16] nk, float[2, 2, T, 16] nv)",
+        QKV + "o, nk, nv = com.microsoft.GroupQueryAttention <num_heads = 4, kv_num_heads = 2, do_rotary = 1> "
+        "(q, k, v, pk, pv, lengths, total, c, s)\ny = MatMul (o, wo)",
+        {"wq": (6, 64), "wk": (6, 32), "wv": (6, 32), "wo": (64, 5), "c": (20, 8), "s": (20, 8)}, (2,),
+        arrays={"lengths": np.array([8, 8], dtype=np.int32), "total": np.array(9, dtype=np.int32)}),
     Row("multi_head_attention", TOKENS,
         QKV + "o = com.microsoft.MultiHeadAttention <num_heads = 2> (q, k, v, b)\ny = MatMul (o, wo)",
         {**ATTENTION, "b": (24,)}, (2, 4, 4)),
