@@ -25,7 +25,7 @@ from structprune.frontends.onnx.small import Conflict, Shrinker, Small
 from structprune.frontends.onnx.trace import Numbers, Trace, Type, run_order, sizes, trace
 from structprune.frontends.onnx.widen import can_be_double, widened
 from structprune.frontends.protocol import Choose, Constraints, Described, Realized
-from structprune.graph import Graph, Op, Shape, Value
+from structprune.graph import Graph, Shape, Value
 from structprune.passes.propagate import Solution
 from structprune.passes.rewrite import Rewrite
 
@@ -70,8 +70,6 @@ class OnnxFrontend:
             raise UnsupportedModel(f"{self.model_name} has no weights: there is nothing to remove")
         self.tolerance = max(TOLERANCES.get(each.dtype, 1e-4) for each in self.weights.values())
         kinds = {node.op_type for node in model.graph}
-        # onnxruntime computes fused quantized layers in fewer bits: that is no difference between two models.
-        self.is_quantized = not kinds.isdisjoint(("QuantizeLinear", "DequantizeLinear"))
         if "QuantizeLinear" in kinds:
             # An activation in the middle of two steps may be rounded to either.
             self.tolerance = max(self.tolerance, 2e-2)
@@ -182,7 +180,7 @@ class OnnxFrontend:
         # What was mended for these sizes of the inputs must be right for others too.
         others = self.other_shapes()
         is_open = shrinker.is_mended and others != self.shapes_of_inputs
-        far = self.trace_copy(shrinker, others, observed) if is_open else again
+        far = self.trace_copy(shrinker, others, {}) if is_open else again
         for value, made in self.lowering.values.items():
             if made.producer is None or made not in rewrite.solution.axes:
                 continue
@@ -215,7 +213,8 @@ class OnnxFrontend:
             feeds = {name: array.astype(np.float32) if array.dtype.itemsize == 2 else array
                      for name, array in feeds.items()}  # fmt: skip
             whole, small = (widened(each, ir.DataType.FLOAT) for each in (whole, small))
-        return largest_error(run(whole, feeds, is_plain=True), run(small, feeds, is_plain=self.is_quantized))
+        # Plain, both of them: what onnxruntime fuses, it computes in other ways or in fewer bits.
+        return largest_error(run(whole, feeds, is_plain=True), run(small, feeds, is_plain=True))
 
     @property
     def has_half(self) -> bool:
@@ -300,15 +299,16 @@ class Arrays(Mapping[str, Numbers]):
 def learn(conflict: Conflict, rewrite: Rewrite, constraints: Constraints) -> bool:
     """What made an operator's sizes change stays whole; True if that is news."""
     learnt = False
-    for leaf in changed_leaves(conflict.op, rewrite):
+    values = [value for value in (*conflict.op.inputs, *conflict.op.outputs) if value is not None]
+    # A size may follow from widths that the operator itself does not see.
+    for leaf in changed_leaves(values, rewrite) or changed_leaves(conflict.measured, rewrite):
         if leaf not in constraints.frozen:
             constraints.frozen[leaf] = f"{conflict.op}: {conflict.problem}"
             learnt = True
     return learnt
 
 
-def changed_leaves(op: Op, rewrite: Rewrite) -> list[Dim]:
-    values: list[Value] = [value for value in (*op.inputs, *op.outputs) if value is not None]
+def changed_leaves(values: Iterable[Value], rewrite: Rewrite) -> list[Dim]:
     axes = [axis for value in values if value.parameter is None for axis in rewrite.solution.expanded(value)]
     return [leaf for axis in axes for leaf in rewrite.solution.system.leaves(axis) if leaf in rewrite.kept]
 

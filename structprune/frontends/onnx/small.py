@@ -32,10 +32,11 @@ SMALLEST_NORMAL = {np.dtype(np.float32): np.finfo(np.float32).tiny, np.dtype(np.
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """A node that cannot get the size it needs."""
+    """A node that cannot get the size it needs; `measured`: what that size is computed from."""
 
     op: Op
     problem: str
+    measured: tuple[Value, ...] = ()
 
 
 @dataclass(slots=True, repr=False)
@@ -171,10 +172,24 @@ class Shrinker:
                 wanted = wanted.reshape(present.shape)
             made = self.mender.mended(value, wanted)
         if made is None:
-            self.conflicts.append(Conflict(op, f"its input {place} is computed, and cannot become {wanted.tolist()}"))
+            problem = f"its input {place} is computed, and cannot become {wanted.tolist()}"
+            self.conflicts.append(Conflict(op, problem, self.measured(op.source[0].node.inputs[place])))
         elif made is not value:
             self.is_mended = True
             node.replace_input_with(place, made)
+
+    def measured(self, value: ir.Value) -> tuple[Value, ...]:
+        """The values whose sizes a computed number is made of."""
+        found: list[Value | None] = []
+        ahead = [value]
+        for here in ahead:
+            node = here.producer()
+            inputs = [] if node is None else [each for each in node.inputs if each is not None]
+            if node is not None and node.op_type in ("Shape", "Size"):
+                found.append(self.lowering.values.get(inputs[0]))
+            else:
+                ahead += [each for each in inputs if each in self.lowering.trace.numbers and each not in ahead]
+        return tuple(each for each in found if each is not None and each in self.rewrite.solution.axes)
 
     # -- the rest ------------------------------------------------------------------------------
 
