@@ -1,6 +1,6 @@
 """Law 2 on ONNX files of models nobody here wrote: `python -m tests.conformance.exported [pattern] [--fast] [--rival]`.
 
-One model of each family; a pattern (`.` for all) chooses among all of them. `--rival` needs onnxsim.
+One model of every other family; a pattern (`.` for all) chooses among all models. `--rival` needs onnxsim.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def attempt(case: Case, exporter: str, seconds: int, has_rival: bool) -> Tried:
                 row = check(name, path, arrays)
         except Exception as error:
             row = Row(name, "error", 0.0, float("inf"), 0, 0.0, 0.0, LIMIT, one_line(error)[:240])
-        return Tried(case, row, outcome(path, arrays, seconds) if has_rival else None)
+        return Tried(case, row, outcome(path, arrays) if has_rival else None)
 
 
 def one_line(error: Exception) -> str:
@@ -186,7 +186,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore")
     chosen = cases(options.library, options.fast, options.pattern)
     if options.pattern is None and not options.fast:
-        chosen = one_of_each_family(chosen)
+        # All families take two hours.
+        chosen = one_of_each_family(chosen)[::2]
     header = HEADER.replace(" note |", " note | onnxsim |") + "---|" if options.rival else HEADER
     print(header, flush=True)
     tried = []

@@ -25,6 +25,8 @@ from structprune.frontends.onnx.oracle import largest_error
 
 # Single precision, in units of the largest output.
 LIMIT = 1e-4
+# Given up on after this long.
+SECONDS = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +44,13 @@ class Outcome:
         return f"{self.removed:.3f} {self.word}" if self.is_usable else self.word
 
 
-def outcome(path: Path, arrays: Sequence[Any], seconds: int) -> Outcome:
+def outcome(path: Path, arrays: Sequence[Any]) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         inputs = Path(folder) / "inputs.npz"
         np.savez(inputs, *arrays)
         command = [sys.executable, "-m", "tests.conformance.rival", str(path), str(inputs)]
         try:
-            ended = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+            ended = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
         except subprocess.TimeoutExpired:
             return Outcome(0.0, "hangs")
     if ended.returncode:

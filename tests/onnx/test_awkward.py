@@ -237,6 +237,14 @@ def test_tables_that_indices_are_made_of_are_no_weights() -> None:
     check(model, tolerance=TOLERANCE)
 
 
+def test_a_table_that_divides_is_no_weight() -> None:
+    """Frequencies of positions: what is zeroed is what reads them."""
+    body = "s = Slice (x, zero, one, last)\nd = Div (s, table)\nh = Sin (d)\nk = MatMul (h, w0)\nr = Relu (k)\ny = MatMul (r, w1)"
+    arrays = {**weights({"table": (32,), "w0": (32, 32), "w1": (32, 5)}), "zero": ints(0), "one": ints(1), "last": ints(-1)}
+    after = tensors(half(build(TOKENS, body, arrays)))
+    assert after["table"].shape[0] == after["w0"].shape[0] < 32
+
+
 def test_scales_that_are_put_together_are_no_weights() -> None:
     body = (
         "h = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, w0)\ns = Concat <axis = 0> (ones, twos)\n"

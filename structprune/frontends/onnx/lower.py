@@ -144,6 +144,7 @@ UNTRAINED = {
     ("", "BatchNormalization"): (3, 4),
     ("", "QuantizeLinear"): (1, 2),
     ("", "DequantizeLinear"): (1, 2),
+    ("", "Div"): (1,),  # nothing is divided by zero
 }
 
 
@@ -341,11 +342,11 @@ def weights(model: ir.Model) -> dict[str, ir.TensorProtocol]:
 def is_untrained(value: ir.Value, tensor: ir.TensorProtocol) -> bool:
     """Not trained: statistics, scales of quantization, masks, and tables that activations are multiplied by."""
     uses, nodes = list(value.uses()), readers(value)
+    if uses and all(place in UNTRAINED.get((node.domain, node.op_type), ()) for node, place in uses):
+        return True
     if nodes and all(is_one_of(node, frozenset(("Mul",))) for node in nodes):
         return sum(size > 1 for size in sizes(tensor)) > 1
-    if nodes and all(is_one_of(node, POINTWISE) for node in nodes):
-        return is_mask(tensor)
-    return bool(uses) and all(place in UNTRAINED.get((node.domain, node.op_type), ()) for node, place in uses)
+    return bool(nodes) and all(is_one_of(node, POINTWISE) for node in nodes) and is_mask(tensor)
 
 
 def is_shared_by_accident(value: ir.Value, tensor: ir.TensorProtocol) -> bool:
