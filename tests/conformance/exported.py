@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import tempfile
 import time
@@ -139,9 +140,10 @@ def attempt(case: Case, exporter: str, seconds: int, has_rival: bool) -> Tried:
                 try:
                     run(path, arrays)
                 except Exception as error:
-                    raise NotExported(f"onnxruntime refuses the exporter's file: {error}") from error
+                    raise NotExported(f"onnxruntime refuses the file: {one_line(error)}") from error
         except (NotExported, TookTooLong) as error:
-            return Tried(case, Row(name, "no file", 0.0, 0.0, 0, 0.0, 0.0, LIMIT, str(error)[:160]))
+            row = Row(name, "no file", 0.0, 0.0, 0, 0.0, 0.0, LIMIT, str(error)[:160] or "took too long")
+            return Tried(case, row, Outcome(0.0, "no file") if has_rival else None)
         del model
         try:
             with time_limit(seconds):
@@ -152,7 +154,8 @@ def attempt(case: Case, exporter: str, seconds: int, has_rival: bool) -> Tried:
 
 
 def one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    without_colours = re.sub(r"\x1b\[\d+m", "", f"{type(error).__name__}: {error}")
+    return " ".join(without_colours.split())
 
 
 def summary(tried: Sequence[Tried], has_rival: bool) -> str:
