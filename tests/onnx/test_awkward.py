@@ -451,6 +451,15 @@ def test_other_precisions(dtype: Any) -> None:
     check(model, tolerance=TOLERANCE)
 
 
+def test_a_type_that_an_operator_does_not_know() -> None:
+    """torch exports convolutions in bfloat16 to versions that have none."""
+    body = "h = Conv <kernel_shape = [1, 1]> (x, w0)\np = GlobalAveragePool (h)\nf = Flatten (p)\ny = Gemm <transB = 1> (f, wh)"
+    model = build(IMAGE.replace("float", "bfloat16"), body, {})
+    for name, array in weights({"w0": (32, 3, 1, 1), "wh": (5, 32)}, ml_dtypes.bfloat16).items():
+        model.graph.initializer.append(ir.to_proto(ir.tensor(array, name=name)))
+    assert "unsupported type: tensor(bfloat16)" in reasons(model)
+
+
 def test_denormal_weights_are_flushed() -> None:
     model = shared_bias()
     arrays = {each.name: each for each in model.graph.initializer}

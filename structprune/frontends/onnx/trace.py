@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
+from onnx.checker import ValidationError
 from onnx.reference.ops import load_op
 from onnx.shape_inference import InferenceError, infer_node_outputs
 
@@ -145,7 +146,7 @@ def advance(model: ir.Model, node: ir.Node, result: Trace, observed: Mapping[ir.
     branch = taken_branch(node, result)
     try:
         found = infer(node, version_of(model, node), result) if branch is None else {}
-    except (InferenceError, onnx.defs.SchemaError, ValueError, IndexError, TypeError) as error:
+    except (InferenceError, ValidationError, onnx.defs.SchemaError, ValueError, IndexError, TypeError) as error:
         result.problems[node] = first_line(str(error))
         found = {}
     if branch is not None:
