@@ -1,6 +1,7 @@
 """Law 2 on ONNX files of models nobody here wrote: `python -m tests.conformance.exported [pattern] [--fast] [--rival]`.
 
-One model of every other family; a pattern (`.` for all) chooses among all models. `--rival` needs onnxsim.
+One model of every other family; a pattern (`.` for all) chooses among all models. `--rival` needs onnxsim, which
+needs Python 3.11.
 """
 
 from __future__ import annotations
