@@ -109,13 +109,13 @@ def zeroed(whole: ModelProto, small: ModelProto) -> ModelProto:
 
 
 def places(array: Any, part: Any, axis: int) -> Any:
-    """Where each slice of `part` stands in `array`: where most of its entries are found."""
+    """Where each slice of `part` stands in `array`: where most of its first entries are found."""
     if array.shape[axis] == part.shape[axis]:
         return np.arange(array.shape[axis])
     order = np.argsort(array, axis=None)
-    found = order[np.searchsorted(array.reshape(-1)[order], part).clip(max=array.size - 1)]
-    here = found // math.prod(array.shape[axis + 1 :]) % array.shape[axis]
-    rows = np.moveaxis(here, axis, 0).reshape(part.shape[axis], -1)
+    some = np.moveaxis(part, axis, 0).reshape(part.shape[axis], -1)[:, :32]
+    found = order[np.searchsorted(array.reshape(-1)[order], some).clip(max=array.size - 1)]
+    rows = found // math.prod(array.shape[axis + 1 :]) % array.shape[axis]
     return np.array([np.bincount(row).argmax() for row in rows], dtype=np.int64)
 
 
