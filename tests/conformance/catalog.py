@@ -4,7 +4,7 @@ Three tables (torchvision, timm, transformers) say what to build; `cases` turns 
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +33,14 @@ def cases(library: str | None = None, fast: bool = False, pattern: str | None = 
         for case in (*_torchvision_cases(), *_timm_cases(), *_transformers_cases())
         if library in (None, case.library) and (case.fast or not fast) and (pattern is None or re.search(pattern, case.name))
     ]
+
+
+def one_of_each_family(found: Iterable[Case]) -> list[Case]:
+    """Architectures, not sizes of one."""
+    first: dict[tuple[str, str], Case] = {}
+    for case in found:
+        first.setdefault((case.library, case.family), case)
+    return list(first.values())
 
 
 def randomize(model: nn.Module) -> nn.Module:

@@ -237,6 +237,14 @@ def test_tables_that_indices_are_made_of_are_no_weights() -> None:
     check(model, tolerance=TOLERANCE)
 
 
+def test_a_table_that_divides_is_no_weight() -> None:
+    """Frequencies of positions: what is zeroed is what reads them."""
+    body = "s = Slice (x, zero, one, last)\nd = Div (s, table)\nh = Sin (d)\nk = MatMul (h, w0)\nr = Relu (k)\ny = MatMul (r, w1)"
+    arrays = {**weights({"table": (32,), "w0": (32, 32), "w1": (32, 5)}), "zero": ints(0), "one": ints(1), "last": ints(-1)}
+    after = tensors(half(build(TOKENS, body, arrays)))
+    assert after["table"].shape[0] == after["w0"].shape[0] < 32
+
+
 def test_scales_that_are_put_together_are_no_weights() -> None:
     body = (
         "h = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, w0)\ns = Concat <axis = 0> (ones, twos)\n"
@@ -407,6 +415,73 @@ def test_shapes_that_depend_on_data_are_read_off_a_run() -> None:
     half(model)
 
 
+def test_what_a_run_tells_is_not_asked_of_other_sizes() -> None:
+    """The rows that a mask chooses, put back into batches."""
+    body = (
+        "h = MatMul (x, w0)\n" + HEADS + "z = NonZero (mask)\nt = Transpose (z)\np = GatherND (h, t)\n"
+        "w = Concat <axis = 0> (n1, minus1, c1)\nb = Reshape (p, w)\nr = Relu (b)\n"
+        "together0 = Reshape (h, parts)\ng = Relu (together0)\nk = Reshape (g, together)\n"
+        "q = Add (k, r)\ny = MatMul (q, w1)"
+    )  # fmt: skip
+    arrays = {**weights({"w0": (6, 32), "w1": (32, 5)}), **NUMBERS, "minus1": ints(-1), "parts": ints(0, 0, 4, 8)}
+    model = build(TOKENS.replace("x)", "x, bool[N, L] mask)"), body, arrays)
+    feeds = {"x": np.ones((2, 3, 6), dtype=np.float32), "mask": np.ones((2, 3), dtype=bool)}
+    small = half(model, example_inputs=feeds)
+    session = onnxruntime.InferenceSession(small.SerializeToString())
+    feeds = {"x": np.ones((4, 5, 6), dtype=np.float32), "mask": np.ones((4, 5), dtype=bool)}
+    assert session.run(None, feeds)[0].shape == (4, 5, 5)
+
+
+def test_a_width_that_a_size_follows_from_is_held_where_that_size_cannot_be_mended() -> None:
+    body = (
+        "z = NonZero (mask)\nt = Transpose (z)\np = GatherND (x, t)\nh = MatMul (p, w0)\nr = Relu (h)\n"
+        "s = Shape <start = 1> (r)\nto = Concat <axis = 0> (minus1, s)\nv = Reshape (u, to)\n"
+        "g = MatMul (r, w1)\nq = Relu (g)\ny = MatMul (q, w2)"
+    )
+    arrays = {**weights({"w0": (6, 32), "w1": (32, 32), "w2": (32, 5)}), "minus1": ints(-1)}
+    signature = "(float[N, L, 6] x, bool[N, L] mask, float[N, 32] u) => (float[M, 5] y, float[K, 32] v)"
+    model = build(signature, body, arrays)
+    after = tensors(structprune.shrink(model, 0.4, verify="numeric"))
+    assert after["w0"].shape == (6, 32) and after["w1"].shape[1] < 32
+
+
+def test_the_shape_of_numbers_that_are_known_needs_no_run() -> None:
+    body = (
+        "ones = ConstantOfShape <value = int64[1] {1}> (six)\nz = NonZero (ones)\ni = Squeeze (z, zero1)\n"
+        "w = Gather (w0, i)\nh = MatMul (x, w)\nr = Relu (h)\ny = MatMul (r, w1)\nk = other.Strange (x)"
+    )
+    model = build(TOKENS, body, {**weights({"w0": (6, 32), "w1": (32, 5)}), "six": ints(6), "zero1": ints(0)})
+    model.opset_import.append(helper.make_opsetid("other", 1))  # nothing runs
+    assert "not known" not in reasons(model)
+    assert tensors(structprune.shrink(model, 0.5))["w0"].shape == (6, 16)
+
+
+def test_a_reshape_to_a_size_that_is_data_stays_whole() -> None:
+    body = (
+        "h = MatMul (x, w0)\nr = Relu (h)\nk = MatMul (r, w1)\nm = ReduceMax <keepdims = 0> (x)\nz = Mul (m, zero)\n"
+        "i = Cast <to = 7> (z)\none1 = Unsqueeze (i, at)\nrows = Add (one1, one)\n"
+        "to = Concat <axis = 0> (rows, minus1, width)\ng = Reshape (k, to)\n"
+        "f = ReduceSum <keepdims = 0> (g, axes)\ny = MatMul (f, w2)"
+    )
+    arrays = {**weights({"w0": (6, 32), "w1": (32, 32), "w2": (8, 5)}), "zero": np.float32(0), "one": ints(1),
+              "at": ints(0), "minus1": ints(-1), "width": ints(8), "axes": ints(0)}  # fmt: skip
+    model = build("(float[N, L, 6] x) => (float[M, 5] y)", body, arrays)
+    assert "its sizes are computed from data" in reasons(model)
+    after = tensors(structprune.shrink(model, 0.4, verify="numeric"))
+    assert after["w0"].shape[1] < 32 and after["w1"].shape[1] == 32
+
+
+def test_what_onnxruntime_fuses_is_no_difference() -> None:
+    """It fuses a padding with zeros into a maximum, whose own padding is the least of all numbers."""
+    body = (
+        "h = Conv <kernel_shape = [1, 1]> (x, w0, b0)\np = Pad (h, widths)\n"
+        "m = MaxPool <kernel_shape = [3, 3], strides = [2, 2]> (p)\ny = Conv <kernel_shape = [1, 1]> (m, w1)"
+    )
+    arrays = {**weights({"w0": (32, 3, 1, 1), "w1": (5, 32, 1, 1)}), "b0": np.full(32, -9, dtype=np.float32),
+              "widths": ints(0, 0, 1, 1, 0, 0, 1, 1)}  # fmt: skip
+    half(build("(float[N, 3, 8, 8] x) => (float[N, 5, 4, 4] y)", body, arrays))
+
+
 # -- functions -------------------------------------------------------------------------------------
 
 
@@ -456,6 +531,15 @@ def test_other_precisions(dtype: Any) -> None:
         small = structprune.shrink(model, 0.5, verify="numeric", score=score)
         assert {each.data_type for each in small.graph.initializer} == {model.graph.initializer[0].data_type}
     check(model, tolerance=TOLERANCE)
+
+
+def test_a_type_that_an_operator_does_not_know() -> None:
+    """torch exports convolutions in bfloat16 to versions that have none."""
+    body = "h = Conv <kernel_shape = [1, 1]> (x, w0)\np = GlobalAveragePool (h)\nf = Flatten (p)\ny = Gemm <transB = 1> (f, wh)"
+    model = build(IMAGE.replace("float", "bfloat16"), body, {})
+    for name, array in weights({"w0": (32, 3, 1, 1), "wh": (5, 32)}, ml_dtypes.bfloat16).items():
+        model.graph.initializer.append(ir.to_proto(ir.tensor(array, name=name)))
+    assert "unsupported type: tensor(bfloat16)" in reasons(model)
 
 
 def test_denormal_weights_are_flushed() -> None:

@@ -177,6 +177,12 @@ def test_operator_sets_of_the_future() -> None:
     raised(UnsupportedRatio, lambda: structprune.shrink(model, 0.5), "operators of version 999", "up to ")
 
 
+def test_a_value_that_nothing_gives() -> None:
+    model = net()
+    model.graph.node[2].input[2] = "nowhere"
+    raised(UnsupportedModel, lambda: structprune.shrink(model, 0.5), "'nowhere'", "Gemm")
+
+
 def test_a_graph_without_weights() -> None:
     model = build("(float[2, 6] x) => (float[2, 6] y)", "y = Relu (x)", {})
     raised(UnsupportedModel, lambda: structprune.shrink(model, 0.5), "no weights")

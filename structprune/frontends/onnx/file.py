@@ -55,9 +55,15 @@ def from_proto(proto: onnx.ModelProto, name: str) -> ir.Model:
     if not proto.opset_import:
         raise UnsupportedModel(f"{name} does not say which operator set it uses")
     try:
-        return ir.from_proto(proto)
+        model = ir.from_proto(proto)
     except Exception as error:
         raise UnsupportedModel(f"{name} is not a valid ONNX model: {error}") from error
+    for node in model.graph.all_nodes():
+        for value in node.inputs:
+            if value is not None and not (value.producer() or value.is_graph_input() or value.is_initializer()):
+                reader = f"{node.op_type} {node.name or ''}".strip()
+                raise UnsupportedModel(f"{name} is not valid: {reader} reads {value.name!r}, which nothing gives")
+    return model
 
 
 def external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:

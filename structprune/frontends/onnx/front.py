@@ -19,7 +19,7 @@ from structprune.errors import CaptureError, InvalidArgument, UnsupportedModel, 
 from structprune.frontends.onnx import operators  # noqa: F401  registers the entries
 from structprune.frontends.onnx.file import external_tensors, give_back, open_model, save
 from structprune.frontends.onnx.inputs import Examples, data, describe, examples, is_open, restore, traced
-from structprune.frontends.onnx.lower import QUANTIZED, Lowering, Stored, quantization, weights
+from structprune.frontends.onnx.lower import Lowering, Stored, quantization, weights
 from structprune.frontends.onnx.oracle import Zeroed, largest_error, run, run_inside
 from structprune.frontends.onnx.small import Conflict, Shrinker, Small
 from structprune.frontends.onnx.trace import Numbers, Trace, Type, run_order, sizes, trace
@@ -72,8 +72,6 @@ class OnnxFrontend:
             raise UnsupportedModel(f"{self.model_name} has no weights: there is nothing to remove")
         self.tolerance = max(TOLERANCES.get(each.dtype, 1e-4) for each in self.weights.values())
         kinds = {node.op_type for node in model.graph}
-        # onnxruntime computes fused quantized layers in fewer bits: that is no difference between two models.
-        self.is_quantized = not kinds.isdisjoint(QUANTIZED)
         if not kinds.isdisjoint(("QuantizeLinear", "DynamicQuantizeLinear")):
             # An activation in the middle of two steps may be rounded to either.
             self.tolerance = max(self.tolerance, 2e-2)
@@ -137,11 +135,15 @@ class OnnxFrontend:
 
     def learn(self, conflict: Conflict, rewrite: Rewrite, constraints: Constraints) -> bool:
         """What made an operator's sizes change stays whole; True if that is news."""
-        op, measured = conflict.op, self.lowering.measured(conflict.op)
-        values = [value for value in (*op.inputs, *op.outputs, *measured) if value is not None]
-        leaves = [leaf for leaf in changed_leaves(values, rewrite) if leaf not in constraints.frozen]
-        constraints.frozen.update(dict.fromkeys(leaves, f"{op}: {conflict.problem}"))
-        return bool(leaves)
+        op = conflict.op
+        own = [value for value in (*op.inputs, *op.outputs) if value is not None]
+        # A size may follow from widths that the operator itself does not see.
+        for values in (own, self.lowering.measured(op)):
+            leaves = [leaf for leaf in changed_leaves(values, rewrite) if leaf not in constraints.frozen]
+            constraints.frozen.update(dict.fromkeys(leaves, f"{op}: {conflict.problem}"))
+            if leaves:
+                return True
+        return False
 
     def shrunk(self, rewrite: Rewrite) -> Small:
         shrinker = Shrinker(self.lowering, rewrite, self.fixed)
@@ -230,7 +232,8 @@ class OnnxFrontend:
             feeds = {name: array.astype(np.float32) if array.dtype.itemsize == 2 else array
                      for name, array in feeds.items()}  # fmt: skip
             whole, small = (widened(each, ir.DataType.FLOAT) for each in (whole, small))
-        return largest_error(run(whole, feeds, is_plain=True), run(small, feeds, is_plain=self.is_quantized))
+        # Plain, both of them: what onnxruntime fuses, it computes in other ways or in fewer bits.
+        return largest_error(run(whole, feeds, is_plain=True), run(small, feeds, is_plain=True))
 
     @property
     def has_half(self) -> bool:
@@ -324,6 +327,7 @@ class Arrays(Mapping[str, Numbers]):
 
 
 def changed_leaves(values: Iterable[Value], rewrite: Rewrite) -> list[Dim]:
-    axes = [axis for value in values if value.parameter is None for axis in rewrite.solution.expanded(value)]
+    solved = [value for value in values if value.parameter is None and value in rewrite.solution.axes]
+    axes = [axis for value in solved for axis in rewrite.solution.expanded(value)]
     return [leaf for axis in axes for leaf in rewrite.solution.system.leaves(axis) if leaf in rewrite.kept]
 

@@ -149,6 +149,7 @@ UNTRAINED = {
     ("", "DequantizeLinear"): (1, 2),
     ("", "MatMulInteger"): (2, 3),
     ("", "ConvInteger"): (2, 3),
+    ("", "Div"): (1,),  # nothing is divided by zero
 }
 
 
@@ -293,13 +294,17 @@ class Lowering:
     def measured(self, op: Op) -> list[Value]:
         """The tensors from whose sizes an operator's computed inputs are made."""
         found: list[Value] = []
-        left = [value for value in op.source[0].node.inputs if value in self.arithmetic]
-        while left:
-            node = left.pop().producer()
+        ahead = [value for value in op.source[0].node.inputs if value in self.arithmetic]
+        met = set(ahead)
+        for value in ahead:
+            node = value.producer()
+            inputs = () if node is None else node.inputs
             if node is not None and node.op_type in ("Shape", "Size"):
-                found += [self.values[value] for value in node.inputs if value in self.values]
-            elif node is not None:
-                left += [value for value in node.inputs if value in self.arithmetic]
+                found += [self.values[each] for each in inputs if each in self.values]
+                continue
+            new = [each for each in inputs if each in self.arithmetic and each not in met]
+            ahead += new
+            met.update(new)
         return found
 
     def is_number(self, value: ir.Value) -> bool:
@@ -367,11 +372,11 @@ def weights(model: ir.Model) -> dict[str, ir.TensorProtocol]:
 def is_untrained(value: ir.Value, tensor: ir.TensorProtocol) -> bool:
     """Not trained: statistics, scales of quantization, masks, and tables that activations are multiplied by."""
     uses, nodes = list(value.uses()), readers(value)
+    if uses and all(place in UNTRAINED.get((node.domain, node.op_type), ()) for node, place in uses):
+        return True
     if nodes and all(is_one_of(node, frozenset(("Mul",))) for node in nodes):
         return sum(size > 1 for size in sizes(tensor)) > 1
-    if nodes and all(is_one_of(node, POINTWISE) for node in nodes):
-        return is_mask(tensor)
-    return bool(uses) and all(place in UNTRAINED.get((node.domain, node.op_type), ()) for node, place in uses)
+    return bool(nodes) and all(is_one_of(node, POINTWISE) for node in nodes) and is_mask(tensor)
 
 
 def is_shared_by_accident(value: ir.Value, tensor: ir.TensorProtocol) -> bool:

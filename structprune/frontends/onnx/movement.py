@@ -26,10 +26,10 @@ def routed(x: Value, route: Route, **attributes: Any) -> Lowered:
 def reshape(call: Call) -> Lowered:
     x, output, given = call.x(), call.outputs[0], call.integers(1, "shape")
     copies_zero = not call.get("allowzero", 0)
+    if given is None:
+        return opaque(call, "its sizes are computed from data")
 
     def literals(new: Resized) -> dict[Place, Any]:
-        if given is None:
-            return {}
         after, before = new.shape(output), new.shape(x)
         sizes = []
         for place, (old, size) in enumerate(zip(given, after, strict=True)):
@@ -92,11 +92,11 @@ def space_to_depth(call: Call) -> Lowered:
 @entry("ConstantOfShape")
 def constant_of_shape(call: Call) -> Lowered:
     output, given = call.outputs[0], call.integers(0)
+    if given is None:
+        return opaque(call, "its sizes are computed from data")
     fill = call.get("value", None)
     fills_zero = fill is None or not np.any(fill.numpy())
-    return Lowered(
-        "constant", [], {"fills_zero": fills_zero}, lambda new: {} if given is None else {0: list(new.shape(output))}
-    )
+    return Lowered("constant", [], {"fills_zero": fills_zero}, lambda new: {0: list(new.shape(output))})
 
 
 @entry("Concat")
@@ -231,10 +231,10 @@ def pad(call: Call) -> Lowered:
 def expand(call: Call) -> Lowered:
     x, output, given = call.x(), call.outputs[0], call.integers(1)
     fill = call.number(0)
+    if given is None:
+        return opaque(call, "its sizes are computed from data")
 
     def sizes(new: Resized) -> dict[Place, Any]:
-        if given is None:
-            return {}
         after = new.shape(output)[len(output.shape) - len(given) :]
         return {1: [old if old == 1 else size for old, size in zip(given, after, strict=True)]}
 
@@ -269,6 +269,8 @@ def resize(call: Call) -> Lowered:
     # Positions are resized even where their count happens to stay.
     whole.update({(0, k): "works on it as a whole" for k in range(2, len(x.shape))})
     given = call.integers(3) if call.version >= 11 else None
+    if given is None and call.version >= 11 and call.has(3):
+        return opaque(call, "its sizes are computed from data")
     axes = [axis % len(x.shape) for axis in call.get("axes", None) or range(len(x.shape))]
 
     def literals(new: Resized) -> dict[Place, Any]:

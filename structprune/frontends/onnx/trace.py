@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
+from onnx.checker import ValidationError
 from onnx.reference.ops import load_op
 from onnx.shape_inference import InferenceError, infer_node_outputs
 
@@ -103,9 +104,7 @@ def is_small(shape: Iterable[int]) -> bool:
     return prod(shape) <= MOST_NUMBERS
 
 
-def trace(
-    model: ir.Model, inputs: Mapping[ir.Value, Type], observed: Mapping[ir.Value, Type] | None = None
-) -> Trace:
+def trace(model: ir.Model, inputs: Mapping[ir.Value, Type], observed: Mapping[ir.Value, Type] | None = None) -> Trace:
     """Walk the nodes in order."""
     result = Trace(types=dict(inputs), sizes=named_sizes(inputs))
     walk(model, model.graph, result, observed or {})
@@ -147,7 +146,7 @@ def advance(model: ir.Model, node: ir.Node, result: Trace, observed: Mapping[ir.
     branch = taken_branch(node, result)
     try:
         found = infer(node, version_of(model, node), result) if branch is None else {}
-    except (InferenceError, onnx.defs.SchemaError, ValueError, IndexError, TypeError) as error:
+    except (InferenceError, ValidationError, onnx.defs.SchemaError, ValueError, IndexError, TypeError) as error:
         result.problems[node] = first_line(str(error))
         found = {}
     if branch is not None:
@@ -294,13 +293,16 @@ def evaluate(node: ir.Node, version: int, known: Trace) -> None:
     if not node.inputs or any(value is not None and value not in known.numbers for value in node.inputs):
         return
     types = [known.types.get(value) for value in node.outputs]
-    if any(each is None or not is_small(each.shape) for each in types):
+    if any(each is not None and not is_small(each.shape) for each in types) or node in known.problems:
         return
     operands = [None if value is None else known.numbers[value] for value in node.inputs]
     results = compute(node, version, operands)
     if results is not None:
         for value, numbers, known_type in zip(node.outputs, results, types, strict=True):
-            if known_type is not None and numbers.shape == known_type.shape:
+            if known_type is None:
+                # A shape that follows from numbers, as that of NonZero does.
+                known.types[value] = known_type = Type(numbers.shape, ir.DataType.from_numpy(numbers.dtype))
+            if numbers.shape == known_type.shape and is_small(numbers.shape):
                 known.numbers[value] = numbers
 
 
