@@ -282,8 +282,9 @@ def ranking(
 def costs(bundle: Bundle, scores: Mapping[Dim, Scores], measure: Measure, limit: int) -> list[float]:
     """What each step loses for what it saves, never less than the step before.
 
-    What is lost is the share of the squared scores of a layer, summed over the layers that the
-    dimension runs through: a residual width is dear, since many layers lose a slice with each index.
+    What is lost is the squared scores of a layer that go, for those that stay (the more of it is gone, the dearer is
+    the rest), summed over the layers that the dimension runs through: with each index of a residual width many
+    layers lose a slice.
     """
     if limit == 0:
         return []
@@ -296,7 +297,8 @@ def costs(bundle: Bundle, scores: Mapping[Dim, Scores], measure: Measure, limit:
         ordered = np.sort(scores[dim]) ** 2
         running = np.concatenate([[0.0], np.cumsum(ordered)]) / (float(ordered.sum()) or 1.0)
         removed = [dim.size - bundle.sizes[step][position] for step in range(limit + 1)]
-        lost += layers * np.diff(running[removed])
+        gone = running[removed]
+        lost += layers * np.diff(gone / np.maximum(1 - gone, 1e-9))
     per_step = np.diff([bundle.dims[0].size - bundle.sizes[step][0] for step in range(limit + 1)])
     price = per_step / per_step.sum() * saved
     return np.maximum.accumulate(lost / np.maximum(price, 1e-12)).tolist()  # type: ignore[no-any-return]
