@@ -6,7 +6,8 @@ removing is not zeroing, and the oracle runs the small operator on the kept entr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -54,13 +55,32 @@ def expected_outputs(
 
 
 def changed_ops(rewrite: Rewrite) -> list[Op]:
-    """The operators for which removing is not zeroing."""
+    """The operators for which removing is not zeroing; and those that draw, which draw fewer numbers."""
     solution = rewrite.solution
+    drawing = [
+        (op, axis)
+        for op in solution.graph.ops
+        # Attention and recurrent layers draw in training only.
+        if op.kind in ("route", "constant")
+        if torch.Tag.nondeterministic_seeded in getattr(op.source[0].target, "tags", ())
+        for value in op.outputs
+        for axis in solution.expanded(value)
+    ]
     return [
         op
-        for op, axis in (*solution.statistics, *solution.singular)
+        for op, axis in (*solution.statistics, *solution.singular, *drawing)
         if any(leaf in rewrite.kept for leaf in solution.system.leaves(axis))
     ]
+
+
+@contextmanager
+def same_chance(model: nn.Module) -> Iterator[None]:
+    """What two runs draw is the same; the caller's own numbers go on as if nothing had been drawn."""
+    cards = {tensor.device for tensor in model.parameters() if tensor.device.type == "cuda"}
+    with torch.random.fork_rng(list(cards)):
+        for generator in (torch.default_generator, *(torch.cuda.default_generators[card.index] for card in cards)):
+            generator.manual_seed(0)
+        yield
 
 
 class Interceptor(Recorder):  # type: ignore[no-untyped-call]
