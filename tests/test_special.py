@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 import structprune
@@ -154,6 +155,8 @@ class Draws(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.enter(x).relu()
         mean, spread = self.mean(x), self.spread(x).exp()
+        for layer in (self.mean, self.spread):  # two widths on one line
+            mean = mean + F.dropout(layer(x), 0.5, True).sum(1, keepdim=True)
         y = mean + spread * (torch.randn_like(spread) + torch.randn(mean.shape) + torch.empty_like(mean).uniform_())
         return self.leave(y if not self.is_bound_to_data or torch.rand(()).item() < 2 else x)
 
