@@ -56,6 +56,12 @@ class Analysis:
                 shares[key] = (cause, shares.get(key, (cause, 0))[1] + prod(value.shape))
         return sorted(shares.values(), key=lambda item: -item[1])
 
+    @property
+    def unread(self) -> int:
+        """The entries of trained parameters that no operator reads on these inputs: they are not cut."""
+        read = (value for value in self.solution.graph.parameters.values() if value.is_trained)
+        return self.frontend.total - sum(prod(value.shape) for value in read)
+
     @cached_property
     def partly_frozen(self) -> list[tuple[Freeze, int]]:
         """Causes that hold one width of a parameter whose other width is free, with its entries."""
@@ -261,6 +267,8 @@ class Analysis:
             if entries / total >= 0.001:
                 where = f" ({cause.where})" if cause.where is not None else ""
                 lines.append(f"  frozen: {entries / total:.1%} of the parameters, {cause.reason}{where}")
+        if self.unread / total >= 0.001:
+            lines.append(f"  unread: {self.unread / total:.1%} of the parameters, by any operator on these inputs")
         return "\n".join(lines)
 
 

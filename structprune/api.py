@@ -276,6 +276,8 @@ class Chooser:
             if entries / total >= 0.01
         ]
         held = f" Frozen parameters: {', '.join(causes)}." if causes else ""
+        if (unread := self.analysis.unread / total) >= 0.01:
+            held += f" {unread:.2f} of the parameters are read by no operator on these inputs."
         left_out = len(self.analysis.groups) - len(self.groups)
         if left_out:
             held += f" exclude and only leave {left_out} of {len(self.analysis.groups)} groups whole."

@@ -254,6 +254,10 @@ def test_quantized_models() -> None:
     raised(UnsupportedModel, shrink(model), "first is quantized", "floating-point", "then quantize")
 
 
+def test_models_in_a_wrapper() -> None:
+    raised(UnsupportedModel, shrink(nn.DataParallel(Net())), "wrapped in DataParallel", "give its .module")
+
+
 def test_lazy_models() -> None:
     model = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.LazyLinear(3))
     raised(UnsupportedModel, shrink(model), "0.weight", "no shape yet", "run the model once")
@@ -338,6 +342,16 @@ def test_a_ratio_out_of_reach() -> None:
     assert small.first.out_features == 1
     # What holds the rest, by name and place.
     assert "reaches the model's output" in text and "head" in text
+
+
+def test_a_ratio_out_of_reach_by_layers_that_nothing_reads() -> None:
+    class Idle(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.idle = nn.Linear(64, 64)
+
+    raised(UnsupportedRatio, shrink(Idle()), "0.87 of the parameters are read by no operator on these inputs")
+    assert "unread: 86.6% of the parameters" in str(structprune.analyze(Idle(), X))
 
 
 def test_a_ratio_out_of_reach_by_exclusion() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 import structprune
@@ -139,3 +140,44 @@ def test_numeric_verification_of_a_model_bound_to_data_that_casts_by_itself() ->
     model = ChosenRows()
     small = structprune.shrink(model, 0.5, torch.randn(5, 6), verify="numeric")
     assert type(small) is ChosenRows and small.chosen.weight.shape[0] < 32
+
+
+class Draws(nn.Module):
+    """Noise of a width, drawn like a tensor, in a shape, and in place; what data choose follows from it, too."""
+
+    def __init__(self, is_bound_to_data: bool) -> None:
+        super().__init__()
+        self.is_bound_to_data = is_bound_to_data
+        self.enter, self.mean, self.spread, self.leave = (
+            nn.Linear(*sizes) for sizes in ((6, 32), (32, 32), (32, 32), (32, 4))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x).relu()
+        mean, spread = self.mean(x), self.spread(x).exp()
+        for layer in (self.mean, self.spread):  # two widths on one line
+            mean = mean + F.dropout(layer(x), 0.5, True).sum(1, keepdim=True)
+        y = mean + spread * (torch.randn_like(spread) + torch.randn(mean.shape) + torch.empty_like(mean).uniform_())
+        return self.leave(y if not self.is_bound_to_data or torch.rand(()).item() < 2 else x)
+
+
+@pytest.mark.parametrize("output", ["module", "graph"])
+def test_numeric_verification_of_a_model_that_draws(output: str) -> None:
+    torch.manual_seed(0)
+    small = structprune.shrink(Draws(False), 0.5, torch.randn(5, 6), verify="numeric", output=output)
+    assert small.mean.weight.shape[0] < 32
+
+
+def test_numeric_verification_of_a_model_that_draws_and_reads_data() -> None:
+    torch.manual_seed(0)
+    small = structprune.shrink(Draws(True), 0.5, torch.randn(5, 6), verify="numeric")
+    assert type(small) is Draws and small.mean.weight.shape[0] < 32
+
+
+def test_verification_draws_nothing_from_the_user() -> None:
+    torch.manual_seed(0)
+    model, x = Draws(False), torch.randn(5, 6)
+    plan = structprune.plan(model, 0.5, x, verify="numeric")
+    before = torch.get_rng_state()
+    plan.apply(model)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -437,3 +437,43 @@ def test_multiply_accumulates_are_those_of_eval_mode() -> None:
     x = torch.randn(2, 3, 4, 4)
     whole, plain = (structprune.analyze(build(), x).measure("macs").whole for build in (Inception, Plain))
     assert whole == plain
+
+
+class Swish(torch.autograd.Function):
+    """Written to save memory, as in many model files."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * x.sigmoid()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return grad * x.sigmoid() * (1 + x * (1 - x.sigmoid()))
+
+
+class CallsFunctions(nn.Module):
+    def __init__(self, is_frozen: bool) -> None:
+        super().__init__()
+        self.is_frozen = is_frozen
+        self.first, self.last = nn.Linear(6, 32), nn.Linear(32, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.set_grad_enabled(not self.is_frozen):
+            x = Swish.apply(self.first(x))
+        return self.last(x)
+
+
+@pytest.mark.parametrize("is_frozen", [False, True])
+def test_graphs_have_gradients_through_functions(is_frozen: bool) -> None:
+    x, apply = torch.randn(4, 6), torch.autograd.Function.__dict__["apply"]
+    own, graph = (structprune.shrink(CallsFunctions(is_frozen), 0, x, output=output) for output in ("module", "graph"))
+    assert torch.autograd.Function.__dict__["apply"] is apply
+    graph.load_state_dict(own.state_dict())
+    for model in (own, graph):
+        model(x).square().sum().backward()
+    assert (own.first.weight.grad is None) == (graph.first.weight.grad is None) == is_frozen
+    for name, parameter in own.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(graph.get_parameter(name).grad, parameter.grad)

@@ -10,7 +10,9 @@ multilinear("bilinear", "... i, ... j, o i j, o -> ... o", factors=3)
 
 CONVOLUTION = "(g i) [h w], (g o) i [kh kw], (g o) -> (g o) [y x]"
 TRANSPOSED = "(g i) [h w], (g i) o [kh kw], (g o) -> (g o) [y x]"
-BATCHED = {text: parse(f"b {text}".replace("-> ", "-> b ")) for text in (CONVOLUTION, TRANSPOSED)}
+# A window of one place, moved by one: the positions do not meet, and may be a width themselves (token mixing).
+BY_POSITION = "(g i) ..., (g o) i [kh kw], (g o) -> (g o) ..."
+BATCHED = {text: parse(f"b {text}".replace("-> ", "-> b ")) for text in (CONVOLUTION, TRANSPOSED, BY_POSITION)}
 
 
 def convolution(text: str, op: Op, x: Operand, weight: Operand, bias: Operand | None, **sizes: int) -> Meeting:
@@ -21,7 +23,8 @@ def convolution(text: str, op: Op, x: Operand, weight: Operand, bias: Operand | 
 @rule("conv")
 def conv(op: Op, x: Operand, weight: Operand, bias: Operand | None = None) -> Meeting:
     """y[g o] = sum over i and the window of x[g i] * w[g o, i]"""
-    return convolution(CONVOLUTION, op, x, weight, bias, i=weight.shape[1])
+    text = BY_POSITION if op.attributes.get("is_by_position") else CONVOLUTION
+    return convolution(text, op, x, weight, bias, i=weight.shape[1])
 
 
 @rule("conv_transposed")

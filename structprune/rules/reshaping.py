@@ -20,8 +20,8 @@ def integer(op: Op, name: str) -> int:
 
 
 @rule("reshape")
-def reshape(op: Op, x: Operand) -> Meeting:
-    """The product of the axes stays the same."""
+def reshape(op: Op, x: Operand, like: Operand | None = None) -> Meeting:
+    """The product of the axes stays the same; the new ones are those of `like`, if it is given."""
     meeting = Meeting([], [])
     axes: list[Axis] = []
     zero: list[bool] = []
@@ -39,6 +39,8 @@ def reshape(op: Op, x: Operand) -> Meeting:
         known = [(span, is_zero) for span, is_zero in sources if span]
         # An axis is zero where all the axes that it is made of are: `(b h) d` has its d from the last one of `b (h d)`.
         zero.extend(all(is_zero for span, is_zero in known if overlap(span, own)) for own in spans(sizes))
+    if like is not None:
+        meeting.equal.extend(zip(axes, like.axes, strict=True))
     meeting.outputs = [tuple(axes)]
     meeting.zero = [tuple(zero)]
     return meeting
@@ -136,6 +138,15 @@ def slice_(op: Op, x: Operand) -> Meeting:
             meeting.frozen.extend((part, f"{op.name} reads a part of a parameter") for part in (before, after))
     meeting.outputs = [(*x.axes[:dim], taken, *x.axes[dim + 1 :])]
     return meeting
+
+
+@rule("glu")
+def glu(op: Op, x: Operand) -> Meeting:
+    """y = a * sigmoid(b), a and b the halves of one axis of x"""
+    dim = integer(op, "dim")
+    half = fresh(x.axes[dim].size // 2)
+    axes = (*x.axes[:dim], half, *x.axes[dim + 1 :])
+    return Meeting([axes], [x.zero], [(x.axes[dim], Sum((half, half)))])
 
 
 @rule("select")

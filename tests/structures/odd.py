@@ -131,6 +131,17 @@ class NoGradRegion(Image):
 
 
 @structure(image)
+class NoGradParts(Image):
+    """A list of one part, and one of two, without gradients."""
+
+    def middle(self, x):
+        with torch.no_grad():
+            (whole,) = x.chunk(1, dim=1)
+            first, second = x.chunk(2, dim=3)
+        return x + whole * torch.cat([second, first], 3)
+
+
+@structure(image)
 class Detached(Image):
     """detach is an identity to the pruner."""
 

@@ -213,6 +213,21 @@ class FourierSpace(Image):
 
 
 @structure(image)
+class FourierModes(Image):
+    """Complex weights mix the channels of a few frequencies (a neural operator)."""
+
+    def __init__(self):
+        super().__init__()
+        self.filter = nn.Parameter(torch.randn(16, 16, 3, 3, dtype=torch.cdouble) / 16)
+
+    def middle(self, x):
+        spectrum = torch.fft.rfft2(x)
+        mixed = torch.zeros_like(spectrum)
+        mixed[:, :, :3, :3] = torch.einsum("bihw,iohw->bohw", spectrum[:, :, :3, :3], self.filter)
+        return torch.fft.irfft2(mixed, s=x.shape[-2:])
+
+
+@structure(image)
 class FourierChannels(Image):
     """A Fourier transform that also runs over the channels (FNet)."""
 

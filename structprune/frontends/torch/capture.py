@@ -35,7 +35,13 @@ from structprune.frontends.torch.record import (
     tensors_in,
 )
 from structprune.frontends.torch.shape import quick_shape
-from structprune.frontends.torch.surroundings import left_as_found, module_names, straight_to, unfused_attention
+from structprune.frontends.torch.surroundings import (
+    function_calls,
+    left_as_found,
+    module_names,
+    straight_to,
+    unfused_attention,
+)
 from structprune.graph import Shape, Value, Where
 from structprune.progress import doing
 
@@ -101,6 +107,7 @@ class Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
         self.constants: dict[Value, Tensor] = {}
         self.dtypes: dict[Value, torch.dtype] = dict(known.dtypes) if known else {}
         self.modules: list[str] = []
+        self.grad_modes: list[bool] = []
         self.nesting = nesting()
         self._stored: dict[int, tuple[Tensor, str]] = {}
         self._by_storage: dict[tuple[int, Shape], str] = {}
@@ -232,7 +239,7 @@ class Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
             [],
             self._where(),
             # A real run is made without gradients altogether, whatever the model asks for.
-            self.is_real or torch.is_grad_enabled(),
+            self.is_real or (self.grad_modes[-1] if self.grad_modes else torch.is_grad_enabled()),
             region(function, tensors, self.nesting),
         )
         if function._opname in READERS and not self.is_real:
@@ -433,6 +440,7 @@ def record(
             left_as_found(model, is_real, training),
             unfused_attention(),
             module_names(model, recorder.modules),
+            function_calls(recorder.grad_modes),
             torch.no_grad() if is_real else torch.enable_grad(),
             enable_python_dispatcher(),
             recorder,

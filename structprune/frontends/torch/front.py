@@ -24,7 +24,13 @@ from structprune.frontends.torch.index import settle, settles_with
 from structprune.frontends.torch.inputs import describe, read, restore
 from structprune.frontends.torch.lower import lower
 from structprune.frontends.torch.module import arrays, sliced, stored
-from structprune.frontends.torch.oracle import expected_outputs, largest_error, outputs_of_own_code, zeroed
+from structprune.frontends.torch.oracle import (
+    expected_outputs,
+    largest_error,
+    outputs_of_own_code,
+    same_chance,
+    zeroed,
+)
 from structprune.frontends.torch.record import Arguments, Capture, Stopped, map_tensors, tensors_in
 from structprune.frontends.torch.training import (
     EVAL_MODE,
@@ -75,7 +81,9 @@ class TorchFrontend:
         return cls(model, *read(model, example_inputs))
 
     def arrays(self, names: Iterable[str]) -> Mapping[str, Tensor]:
-        return arrays(self.model, set(names))
+        # What is complex is judged as two real numbers.
+        found = arrays(self.model, set(names)).items()
+        return {name: torch.view_as_real(tensor) if tensor.is_complex() else tensor for name, tensor in found}
 
     def shapes(self) -> Mapping[str, Shape]:
         return {name: tuple(tensor.shape) for name, tensor in stored(self.model)}
@@ -176,7 +184,8 @@ class TorchFrontend:
         values = zeroed(arrays(self.model, rewrite.solution.graph.parameters), kept)
         if self.is_bound_to_data():
             return self.error_of_own_code(rewrite, values, small, arguments)
-        expected = expected_outputs(self.capture, rewrite, values, list(tensors_in(arguments)))
+        with same_chance(self.model):
+            expected = expected_outputs(self.capture, rewrite, values, list(tensors_in(arguments)))
         return largest_error(expected, outputs_in_eval_mode(small, arguments))
 
     def error_of_own_code(
@@ -205,14 +214,16 @@ def error_between(
     for model in (whole, small):
         model._apply(cast)  # type: ignore[no-untyped-call]
     given = map_tensors(arguments[0], cast), map_tensors(arguments[1], cast)
-    return largest_error(outputs_of_own_code(whole, rewrite, given), outputs_in_eval_mode(small, given))
+    with same_chance(whole):
+        expected = outputs_of_own_code(whole, rewrite, given)
+    return largest_error(expected, outputs_in_eval_mode(small, given))
 
 
 def outputs_in_eval_mode(model: nn.Module, arguments: Arguments) -> list[Tensor]:
     was_training = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), same_chance(model):
             return list(tensors_in(model(*arguments[0], **arguments[1])))
     finally:
         for module, training in was_training.items():
@@ -234,6 +245,10 @@ def noise(tensor: Tensor) -> Tensor:
 def refuse(model: nn.Module) -> None:
     """What cannot be shrunk at all."""
     for name, module in model.named_modules():
+        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            raise UnsupportedModel(
+                f"{name or 'the model'} is wrapped in {type(module).__name__}; give its .module, and wrap the result"
+            )
         if isinstance(module, torch.jit.ScriptModule):
             raise UnsupportedModel(f"{name or 'the model'} is a TorchScript module; give the module it was made from")
         if type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.nn.quantized")):

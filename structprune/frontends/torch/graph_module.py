@@ -142,11 +142,13 @@ class _Builder:
         if call.region is not None:
             target, args = under_autocast, (call.region, target, *args)
         node = self.graph.call_function(target, args, kwargs)
-        if not call.with_grad and len(call.outputs) == 1 and not is_impure(node):
-            node = self.graph.call_function(torch.ops.aten.detach.default, (node,))
         is_single = len(call.outputs) == 1 and returns_one(call)
+        is_detached = not call.with_grad and not is_impure(node)
         for place, value in enumerate(call.outputs):
-            self.nodes[value] = node if is_single else self.graph.call_function(operator.getitem, (node, place))
+            part = node if is_single else self.graph.call_function(operator.getitem, (node, place))
+            if is_detached:
+                part = self.graph.call_function(torch.ops.aten.detach.default, (part,))
+            self.nodes[value] = part
 
     def read(self, call: Call, reading: Reading, arguments: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Where an index is made in forward and the axis loses entries, another constant takes its place."""
@@ -254,7 +256,7 @@ class _Builder:
 
 def returns_one(call: Call) -> bool:
     returns = call.target._schema.returns if hasattr(call.target, "_schema") else [None]
-    return len(returns) == 1 and (returns[0] is None or "[]" not in str(returns[0].type))
+    return len(returns) == 1 and (returns[0] is None or not isinstance(returns[0].type, torch.ListType))
 
 
 def count_batch(counter: Tensor, is_training: bool) -> None:

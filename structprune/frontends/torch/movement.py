@@ -38,7 +38,7 @@ def flatten(call: Call, a: Bound) -> Lowered:
 @moves
 @entry("view_as", "reshape_as")
 def view_as(call: Call, a: Bound) -> Lowered:
-    return Lowered("reshape", [a["self"]])
+    return Lowered("reshape", [a["self"], a["other"]])
 
 
 @moves
@@ -142,13 +142,15 @@ def same(call: Call, a: Bound) -> Lowered:
     return Lowered("route", [x], {"routes": [straight(x) for _ in call.outputs]})
 
 
-@entry("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "bernoulli")
+@entry("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "bernoulli", "uniform_",
+       "normal_", "exponential_")  # fmt: skip
 def like(call: Call, a: Bound) -> Lowered:
     x = a["self"]
     return Lowered("route", [x], {"routes": [straight(x)], "keeps_zero": call.target._opname == "zeros_like"})
 
 
-@entry("zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty", "zero_", "fill_")
+@entry("zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty", "zero_", "fill_",
+       "rand", "randn")  # fmt: skip
 def constant(call: Call, a: Bound) -> Lowered:
     output = call.outputs[0]
     name = call.target._opname
@@ -367,9 +369,21 @@ def along(why: str, keeps_zero: bool) -> Any:
     return lower
 
 
+entry("_fft_r2c", "_fft_c2r", "_fft_c2c")(along("mixes its positions", True))
 entry("softmax", "_softmax", "log_softmax", "_log_softmax", "_safe_softmax")(along("is taken over it", False))
 entry("cumsum", "cumprod", "cummax", "rot90")(along("orders its positions", True))
 entry("sort", "argsort", "topk", "logcumsumexp")(along("orders its positions", False))
+
+
+@entry("view_as_real")
+def view_as_real(call: Call, a: Bound) -> Lowered:
+    return routed(call, a, [*straight(a["self"]), []])
+
+
+@entry("view_as_complex")
+def view_as_complex(call: Call, a: Bound) -> Lowered:
+    *route, _ = straight(a["self"])
+    return routed(call, a, route, whole={(0, len(route)): "takes it for real and imaginary parts"})
 
 
 @entry("flip")

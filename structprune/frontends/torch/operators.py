@@ -34,13 +34,15 @@ def bilinear(call: Call, a: Bound) -> Lowered:
 def conv(call: Call, a: Bound) -> Lowered:
     groups, x, weight = a["groups"], a["input"], a["weight"]
     channels = len(x.shape) - len(weight.shape) + 1
+    is_padded = not isinstance(a["padding"], str) and any(a["padding"])
+    is_by_position = math.prod(weight.shape[2:]) == 1 and set(a["stride"]) == {1} and not is_padded
 
     def literals(new: Resized) -> dict[str, Any]:
         wide = call.outputs[0] if a.get("transposed") else x
         return {"groups": new.shape(wide)[channels] // new.shape(weight)[1]}
 
     kind = "conv_transposed" if a.get("transposed") else "conv"
-    return Lowered(kind, [x, weight, a["bias"]], {"groups": groups}, literals)
+    return Lowered(kind, [x, weight, a["bias"]], {"groups": groups, "is_by_position": is_by_position}, literals)
 
 
 @entry("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
@@ -54,7 +56,7 @@ def conv_transposed(call: Call, a: Bound) -> Lowered:
     return Lowered("conv_transposed", [x, weight, a["bias"]], {"groups": groups}, literals)
 
 
-@entry("matmul", "mm", "bmm", "mv", "dot")
+@entry("matmul", "mm", "bmm", "mv", "dot", "vdot")
 def matmul(call: Call, a: Bound) -> Lowered:
     left, right = list(values_in(list(a.values())))
     return Lowered("einsum", [left, right], {"notation": matmul_notation(len(left.shape), len(right.shape))})
@@ -211,6 +213,11 @@ def recurrent_cell(call: Call, a: Bound) -> Lowered:
     return Lowered("recurrent", [a["input"], *states, *weights], attributes)
 
 
+@entry("glu")
+def glu(call: Call, a: Bound) -> Lowered:
+    return Lowered("glu", [a["self"]], {"dim": a["dim"] % len(a["self"].shape)})
+
+
 @entry("_weight_norm_interface")
 def weight_norm(call: Call, a: Bound) -> Lowered:
     return Lowered("weight_norm", [a["v"], a["g"]], {"dim": a["dim"] % len(a["v"].shape)})
@@ -289,7 +296,7 @@ def copy_(call: Call, a: Bound) -> Lowered:
 
 
 @entry("lerp", "where", "masked_fill", "clamp", "threshold", "addcmul", "addcdiv", "nan_to_num", "relu6", "hardtanh",
-       "hardswish", "hardsigmoid", "heaviside", "logical_not", "bitwise_not")  # fmt: skip
+       "hardswish", "hardsigmoid", "heaviside", "logical_not", "bitwise_not", "complex", "polar")  # fmt: skip
 def untagged(call: Call, a: Bound) -> Lowered:
     """Pointwise operators, some of which torch does not tag."""
     return pointwise(call, a)

@@ -6,7 +6,9 @@ removing is not zeroing, and the oracle runs the small operator on the kept entr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,7 +22,7 @@ from structprune.frontends.torch.module import new_arguments
 from structprune.frontends.torch.record import Arguments, Call, Capture, tensors_in
 from structprune.frontends.torch.run import run
 from structprune.frontends.torch.surroundings import module_names, unfused_attention
-from structprune.graph import Op, Value
+from structprune.graph import Op, Value, Where
 from structprune.passes.rewrite import Rewrite
 
 
@@ -54,13 +56,32 @@ def expected_outputs(
 
 
 def changed_ops(rewrite: Rewrite) -> list[Op]:
-    """The operators for which removing is not zeroing."""
+    """The operators for which removing is not zeroing; and those that draw, which draw fewer numbers."""
     solution = rewrite.solution
+    drawing = [
+        (op, axis)
+        for op in solution.graph.ops
+        # Attention and recurrent layers draw in training only.
+        if op.kind in ("route", "constant")
+        if torch.Tag.nondeterministic_seeded in getattr(op.source[0].target, "tags", ())
+        for value in op.outputs
+        for axis in solution.expanded(value)
+    ]
     return [
         op
-        for op, axis in (*solution.statistics, *solution.singular)
+        for op, axis in (*solution.statistics, *solution.singular, *drawing)
         if any(leaf in rewrite.kept for leaf in solution.system.leaves(axis))
     ]
+
+
+@contextmanager
+def same_chance(model: nn.Module) -> Iterator[None]:
+    """What two runs draw is the same; the caller's own numbers go on as if nothing had been drawn."""
+    cards = {tensor.device for tensor in model.parameters() if tensor.device.type == "cuda"}
+    with torch.random.fork_rng(list(cards)):
+        for generator in (torch.default_generator, *(torch.cuda.default_generators[card.index] for card in cards)):
+            generator.manual_seed(0)
+        yield
 
 
 class Interceptor(Recorder):  # type: ignore[no-untyped-call]
@@ -72,12 +93,22 @@ class Interceptor(Recorder):  # type: ignore[no-untyped-call]
     def __init__(self, model: nn.Module, rewrite: Rewrite) -> None:
         super().__init__(model, is_real=True)
         self.rewrite = rewrite
-        self.changed = {(op.where, op.name): op for op in changed_ops(rewrite)}
+        self.changed = set(map(id, changed_ops(rewrite)))
+        # What one line of a loop calls in turn, in the order of the recorded run.
+        self.recorded: dict[tuple[Where, str], list[Op]] = {}
+        for op in rewrite.solution.graph.ops if self.changed else ():
+            self.recorded.setdefault((op.where, op.name), []).append(op)
+        self.met: Counter[tuple[Where, str]] = Counter()
 
     def _record(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name = qualified_name(function).removeprefix("aten::")
-        op = self.changed.get((self._where(), name)) if self.changed else None
-        return function(*args, **kwargs) if op is None else over_kept(op, args, kwargs, self.rewrite)
+        place = (self._where(), name)
+        if place not in self.recorded:
+            return function(*args, **kwargs)
+        ops = self.recorded[place]
+        op = ops[min(self.met[place], len(ops) - 1)]
+        self.met[place] += 1
+        return over_kept(op, args, kwargs, self.rewrite) if id(op) in self.changed else function(*args, **kwargs)
 
 
 def outputs_of_own_code(model: nn.Module, rewrite: Rewrite, inputs: Arguments) -> list[Tensor]:

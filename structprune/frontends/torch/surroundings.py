@@ -140,3 +140,22 @@ def straight_to(mode: Any) -> Iterator[None]:
         yield
     finally:
         OpOverload._get_dispatch = torchs  # type: ignore[method-assign]
+
+
+@contextmanager
+def function_calls(modes: list[bool]) -> Iterator[None]:
+    """Keep whether an autograd.Function that is running was called with gradients: its forward runs without them."""
+    plain = torch.autograd.Function.__dict__["apply"]
+
+    def apply(cls: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
+        modes.append(modes[-1] if modes else torch.is_grad_enabled())
+        try:
+            return plain.__get__(None, cls)(*args, **kwargs)
+        finally:
+            modes.pop()
+
+    torch.autograd.Function.apply = classmethod(apply)
+    try:
+        yield
+    finally:
+        torch.autograd.Function.apply = plain
