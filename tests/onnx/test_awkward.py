@@ -663,3 +663,15 @@ def test_metadata_and_symbols_are_kept() -> None:
     (info,) = (each for each in small.graph.value_info if each.name == "r")
     symbol, width = info.type.tensor_type.shape.dim
     assert symbol.dim_param == "N" and width.dim_value == tensors(small)["w0"].shape[1]
+
+
+def test_a_size_with_a_name_gets_no_number() -> None:
+    """onnxruntime believes what a file states: a number there would hold for one batch size alone."""
+    body = "h = MatMul (x, w0)\nf = Reshape (h, line)\ng = Reshape (f, rows)\ny = MatMul (g, w1)"
+    arrays = {**weights({"w0": (6, 32), "w1": (32, 5)}), "line": ints(-1), "rows": ints(-1, 4, 32)}
+    model = build("(float[N, 4, 6] x) => (float[N, 4, 5] y)", body, arrays)
+    model.graph.value_info.append(helper.make_tensor_value_info("f", TensorProto.FLOAT, ["128*N"]))
+    small = half(model)
+    (stated,) = (each for each in small.graph.value_info if each.name == "f")
+    assert tensors(small)["w0"].shape[1] < 32
+    assert not stated.type.tensor_type.shape.dim[0].HasField("dim_value")

@@ -233,7 +233,8 @@ def note_shape(value: ir.Value, made: Value, rewrite: Rewrite) -> None:
         return
     for axis, (old, new) in enumerate(zip(made.shape, rewrite.shape(made), strict=True)):
         if old != new:
-            value.shape[axis] = new
+            # A name stands for another number with each size of the inputs: what it stands for now is not known.
+            value.shape[axis] = new if isinstance(value.shape[axis], int) else None
 
 
 def drop(value: ir.Value) -> None:
