@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,8 @@ class Plan:
                     f"the smaller {self.model} differs from the original with the removed slices zeroed by {error:.3g} "
                     f"of its largest output (tolerance {tolerance:g}). This is a bug in structprune; please report it."
                 )
+            if self.report is not None:
+                self.report = replace(self.report, error=error)
         return analysis, small
 
     def realized(self, model: Any, at_once: bool = False) -> tuple[Analysis, Realized]:

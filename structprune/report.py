@@ -46,6 +46,8 @@ class Report:
     kind: str
     folded: int = 0
     note: str = ""
+    # How far the result is from the zeroed original, in units of the largest output, where that was measured.
+    error: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -82,6 +84,8 @@ class Report:
         result = {"module": f"a {self.model}", "graph": "a torch.fx.GraphModule", "onnx": "an ONNX model"}
         own = f"the result is {result[self.kind]}"
         lines.append(f"  {own}" + (f": {self.note}" if self.note else ""))
+        if self.error is not None:
+            lines.append(f"  verified: {self.error:.1e} of the largest output away from the zeroed original")
         return "\n".join(lines)
 
 

@@ -360,6 +360,7 @@ def test_onnx_to_onnx(call: Any, here: Path) -> None:
     before = (here / "net.onnx").read_bytes()
     found = answer(call("shrink", "net.onnx", "small.onnx", "--ratio", 0.5, "--verify", "numeric", "--json"))
     assert found["report"]["reached"] == pytest.approx(0.5, abs=0.01)
+    assert 0 <= found["report"]["error"] <= 1e-4
     assert (here / "net.onnx").read_bytes() == before and names(here) == {"net.onnx", "small.onnx"}
     structprune.shrink("net.onnx", 0.5, output_path="library.onnx")
     x = np.random.default_rng(0).standard_normal((3, 3, 8, 8)).astype(np.float32)
@@ -377,8 +378,7 @@ def test_a_plan_is_carried_out_again(model: str, ending: str, call: Any, here: P
     assert applied["report"]["parameters"] == planned["report"]["parameters"]
     if ending == "onnx":
         x = np.ones((1, 3, 8, 8), dtype=np.float32)
-        if planned["report"] == applied["report"]:
-            assert np.array_equal(run_onnx(here / "a.onnx", x), run_onnx(here / "b.onnx", x))
+        assert np.array_equal(run_onnx(here / "a.onnx", x), run_onnx(here / "b.onnx", x))
     else:
         assert (here / "a.safetensors").read_bytes() == (here / "b.safetensors").read_bytes()
 

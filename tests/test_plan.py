@@ -97,7 +97,9 @@ def test_an_index_is_renumbered_saved_and_loaded(tmp_path: Path) -> None:
     """Another instance has another index: the plan knows the one it was made for, the state dict the new one."""
     model, other = shuffled(0), shuffled(1)
     plan = structprune.plan(model, 0.5, X, scope="uniform", verify="numeric")
+    assert plan.report is not None and plan.report.error is None
     small = plan.apply(model)
+    assert plan.report.error <= 1e-4 and "of the largest output away from the zeroed original" in str(plan)
     assert len(small.index) < len(model.index) and small.second.weight.shape[1] == len(small.index)
     assert int(small.index.max()) < small.first.weight.shape[0] < 24
     kept = [name for name in plan.keep if name.startswith("first.weight")]
