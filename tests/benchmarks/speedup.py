@@ -26,7 +26,7 @@ import torch
 import structprune
 from structprune.cli.arguments import alignment
 from structprune.cli.compare import timed
-from structprune.cli.runner import OnnxRunner, random_arrays
+from structprune.cli.runner import OnnxRunner, described_tensors, random_arrays
 from structprune.errors import UnsupportedRatio
 from tests.benchmarks.subjects import build, subjects
 from tests.conformance.catalog import calibrate, randomize
@@ -78,8 +78,9 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> tuple[float
     """Milliseconds of the original, and the gain at each alignment that can be had."""
     path = folder / "model.onnx"
     inputs = [tensor.numpy() for tensor in prepared(name, options.exporter, path)]
-    described = structprune.analyze(path, inputs).frontend.inputs()
-    runners = [OnnxRunner(str(path), described, options.threads)]
+    described = described_tensors(structprune.analyze(path, inputs).frontend.inputs(), "")
+    shapes = {each.name: each.shape for each in described}
+    runners = [OnnxRunner(str(path), shapes, options.threads)]
     kept: dict[int | str, float] = {}
     for align in options.aligns:
         try:
@@ -90,7 +91,7 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> tuple[float
         before, after = plan.report.macs
         kept[align] = after / before
         small = plan.apply(path, output_path=folder / f"{align}.onnx")
-        runners.append(OnnxRunner(str(small), described, options.threads))
+        runners.append(OnnxRunner(str(small), shapes, options.threads))
     arrays = random_arrays(runners[0].takes, 0)
     times, _ = timed(runners, [runner.prepare(arrays) for runner in runners], options.runs)
     whole, *medians = map(statistics.median, times)
