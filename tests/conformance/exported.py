@@ -21,6 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import onnxruntime
 import torch
 from torch import Tensor, nn
@@ -94,12 +95,18 @@ def export(model: nn.Module, inputs: Any, exporter: str, path: Path) -> list[Ten
     return given
 
 
-def run(path: Path, arrays: Sequence[Any]) -> None:
-    """As users run it."""
+def run(path: Path, arrays: Sequence[Any]) -> list[tuple[int, ...]]:
+    """As users run it; the shapes that it gives."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = ONLY_FATAL
     session = onnxruntime.InferenceSession(str(path), options)
-    session.run(None, {each.name: array for each, array in zip(session.get_inputs(), arrays, strict=True)})
+    feeds = {each.name: array for each, array in zip(session.get_inputs(), arrays, strict=True)}
+    return [np.shape(each) for each in session.run(None, feeds)]
+
+
+def with_one_more(arrays: Sequence[Any]) -> list[Any]:
+    """The same inputs, with one sample more."""
+    return [np.concatenate([each, each[:1]]) if each.ndim else each for each in arrays]
 
 
 def check(name: str, path: Path, arrays: Sequence[Any]) -> Row:
@@ -111,6 +118,12 @@ def check(name: str, path: Path, arrays: Sequence[Any]) -> Row:
     written = analysis.frontend.deliver(small, path.with_name("small.onnx"), False)
     seconds = time.process_time() - start
     run(written, arrays)
+    try:
+        expected = run(path, with_one_more(arrays))
+    except Exception:  # the file is for this number of samples alone
+        expected = []
+    if expected and (found := run(written, with_one_more(arrays))) != expected:
+        raise AssertionError(f"with one sample more it gives {found}, not {expected}")
     error = analysis.frontend.error(realized.rewrite, small)
     assert plan.report is not None
     before, after = plan.report.parameters
