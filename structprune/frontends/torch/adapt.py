@@ -371,6 +371,8 @@ class Adapter:
         remainder = max(numbers) if len(numbers) > 1 else 1
         if given < 1 or given == prod(rewrite.size(axis) for axis in run):
             return None
+        if given == size and any(map(self.solution.is_held, run)):
+            return None  # the code's own number; with the batch, say, it is like some other width by chance
         module, here = op.where.module, self.ops.index(op)
         nearest = sorted(range(len(self.ops)), key=lambda index: abs(index - here))
         for index in nearest:
