@@ -1021,7 +1021,12 @@ def test_a_stop_while_an_onnx_file_is_written(
         time.sleep(5)
 
     monkeypatch.setattr(onnx_ir, "save", stopped)
-    code, out, error = call("shrink", "net.onnx", "o.onnx", "--ratio", 0.5, "--plan", "p.json")
+    # A shell starts what runs in the background with interrupts ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        code, out, error = call("shrink", "net.onnx", "o.onnx", "--ratio", 0.5, "--plan", "p.json")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (code, out, error) == (Exit.INTERRUPTED, "", "structprune: interrupted\n")
     assert seen and names(here) == {"net.onnx"}
 
