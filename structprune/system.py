@@ -6,7 +6,7 @@ that was learnt since.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -171,44 +171,46 @@ class System:
 
     def _refine_products(self, a: Axis, b: Axis) -> None:
         """The common refinement of two products, from the innermost factor outwards."""
-        left, right = self.factors(a), self.factors(b)
-        while left and right:
-            x, y = left.pop(), right.pop()
-            if x.size < y.size:
-                left, right, x, y = right, left, y, x
-            if x.size == y.size:
-                self._unify(x, y)
-            elif (halves := self.factor(x, y.size)) is not None:
-                outer, inner = halves
-                self._unify(inner, y)
-                left.append(outer)
-            else:
-                self._freeze_all([*left, *right, x, y])
-                return
-            # Unifying may have refined what is left: read it again.
-            left = [factor for axis in left for factor in self.factors(axis)]
-            right = [factor for axis in right for factor in self.factors(axis)]
+
+        def divide(axis: Axis, size: int) -> tuple[Axis, Axis] | None:
+            halves = self.factor(axis, size)
+            return halves and (halves[1], halves[0])
+
+        self._meet(self.factors(a), self.factors(b), divide, self.factors)
 
     def _align_sums(self, a: Axis, b: Axis) -> None:
         """Cut both axes at every boundary of either, and unify part by part."""
-        left, right = self.parts(a)[::-1], self.parts(b)[::-1]
+
+        def backwards(axis: Axis) -> list[Axis]:
+            return self.parts(axis)[::-1]
+
+        left, right = backwards(a), backwards(b)
         if left != right and set(left) == set(right) and self._tie(a, b):
             return
+        self._meet(left, right, self.cut, backwards)
+
+    def _meet(
+        self,
+        left: list[Axis],
+        right: list[Axis],
+        divide: Callable[[Axis, int], tuple[Axis, Axis] | None],
+        opened: Callable[[Axis], list[Axis]],
+    ) -> None:
+        """Unify two lists of axes from their ends; the longer of two is divided into (what meets, what is left)."""
         while left and right:
             x, y = left.pop(), right.pop()
             if x.size < y.size:
                 left, right, x, y = right, left, y, x
-            if x.size == y.size:
-                self._unify(x, y)
-            elif (halves := self.cut(x, y.size)) is not None:
-                first, rest = halves
-                self._unify(first, y)
+            if x.size > y.size:
+                halves = divide(x, y.size)
+                if halves is None:
+                    self._freeze_all([*left, *right, x, y])
+                    return
+                x, rest = halves
                 left.append(rest)
-            else:
-                self._freeze_all([*left, *right, x, y])
-                return
-            left = [part for axis in left for part in self.parts(axis)[::-1]]
-            right = [part for axis in right for part in self.parts(axis)[::-1]]
+            self._unify(x, y)
+            # Unifying may have refined what is left: read it again.
+            left, right = ([inner for axis in each for inner in opened(axis)] for each in (left, right))
 
     def _align_orders(self, a: Axis, b: Axis) -> None:
         """One of the axes, or both, has its entries in an order that none of its parts follows."""

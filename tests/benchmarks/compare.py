@@ -137,7 +137,7 @@ def latency(subject: Subject, tool: str, folder: Path) -> Record:
         for name, each in list(models.items()):
             try:
                 call(each, inputs)
-            except Exception:
+            except Exception:  # a result that crashes has no latency; `exactness` says how it crashed
                 del models[name]
         while time.perf_counter() - start < 6 or len(times["original"]) < 5:
             for name, each in models.items():

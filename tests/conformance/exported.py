@@ -118,18 +118,22 @@ def check(name: str, path: Path, arrays: Sequence[Any]) -> Row:
     written = analysis.frontend.deliver(small, path.with_name("small.onnx"), False)
     seconds = time.process_time() - start
     run(written, arrays)
+    note = ""
     try:
         expected = run(path, with_one_more(arrays))
-    except Exception:  # the file is for this number of samples alone
-        expected = []
-    if expected and (found := run(written, with_one_more(arrays))) != expected:
-        raise AssertionError(f"with one sample more it gives {found}, not {expected}")
+    except TookTooLong:
+        raise
+    except Exception:  # onnxruntime raises many kinds; the table says where this was so
+        note = "the exported file itself takes this number of samples alone"
+    else:
+        if (found := run(written, with_one_more(arrays))) != expected:
+            raise AssertionError(f"with one sample more it gives {found}, not {expected}")
     error = analysis.frontend.error(realized.rewrite, small)
     assert plan.report is not None
     before, after = plan.report.parameters
     shares = sum(share for _, share in plan.report.frozen[:1])
     ratio, groups = 1 - after / before, len(analysis.groups)
-    return Row(name, "ONNX", ratio, error, groups, shares, seconds, LIMIT)
+    return Row(name, "ONNX", ratio, error, groups, shares, seconds, LIMIT, note)
 
 
 @dataclass(frozen=True, slots=True)

@@ -320,6 +320,8 @@ def compute(node: ir.Node, version: int, operands: Sequence[Numbers | None]) -> 
         attributes = {name: plain(attribute) for name, attribute in node.attributes.items()}
         found = implementation.eval(*operands, n_outputs=len(node.outputs), **attributes)
     except Exception:
+        # The reference raises what it likes at operators or operands that it does not know: the numbers stay unknown,
+        # and what is not known is not relied on.
         return None
     results = list(found) if isinstance(found, tuple) else [found]
     return [np.asarray(each) for each in results] if len(results) == len(node.outputs) else None

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from torch._C import DispatchKey
 from torch._ops import OpOverload
 
+from structprune.frontends.torch.record import PLAIN
+
 PRE_DISPATCH = DispatchKey.PreDispatch
 
-# Attributes that hold nothing which could be written into. Most of a model's are.
-PLAIN = frozenset((int, float, bool, str, type(None), Tensor, nn.Parameter))
+# Attributes that hold nothing in which other objects are kept. Most of a model's are.
+NO_CONTAINERS = PLAIN | {Tensor, nn.Parameter}
 CONTAINERS = (dict, list, set, tuple)
 
 
@@ -49,7 +51,7 @@ def contents(values: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
         for value in each:
             # Not isinstance: it asks for `__class__`, which configuration objects compute slowly.
             kind = type(value)
-            if kind in PLAIN or not issubclass(kind, CONTAINERS):
+            if kind in NO_CONTAINERS or not issubclass(kind, CONTAINERS):
                 continue
             if not value:
                 yield value, ()
