@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import accumulate
 
-from structprune.axis import Axis, Dim, Sum, variables
-from structprune.graph import Op, Value
+from structprune.algebra.axis import Axis, Dim, Sum, variables
+from structprune.graph.graph import Op, Value
 from structprune.passes.propagate import Solution
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-from structprune.axis import Axis, Dim, Sum, kept_size, variables
+from structprune.algebra.axis import Axis, Dim, Sum, kept_size, variables
 from structprune.passes.group import Group
 from structprune.passes.propagate import Solution
 

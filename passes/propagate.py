@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import cast
 
-import structprune.rules  # noqa: F401  registers the rules
-from structprune.axis import Axes, Axis, Dim, Product, Reordered, Sum, fresh, variables
-from structprune.graph import Graph, Op, Value
-from structprune.progress import walk
-from structprune.rule import RULES, Meeting, Operand, Zeros
-from structprune.system import System
+import structprune.operators  # noqa: F401  registers the rules
+from structprune.algebra.axis import Axes, Axis, Dim, Product, Reordered, Sum, fresh, variables
+from structprune.algebra.system import System
+from structprune.graph.graph import Graph, Op, Value
+from structprune.graph.operator import RULES, Meeting, Operand, Zeros
+from structprune.graph.progress import walk
 
 
 @dataclass(slots=True, repr=False)

@@ -8,9 +8,9 @@ from typing import cast
 
 import numpy as np
 
-from structprune.axis import Axis, Dim, Kept, kept_indices, kept_size
-from structprune.graph import Shape, Value
-from structprune.order import Indices
+from structprune.algebra.axis import Axis, Dim, Kept, kept_indices, kept_size
+from structprune.algebra.order import Indices
+from structprune.graph.graph import Shape, Value
 from structprune.passes.propagate import Solution
 
 

@@ -14,11 +14,11 @@ import numpy as np
 from array_api_compat import array_namespace, device
 from numpy.typing import NDArray
 
-from structprune.axis import Axis, Dim, Product, Reordered, Sum
+from structprune.algebra.axis import Axis, Dim, Product, Reordered, Sum
+from structprune.algebra.order import inverse
 from structprune.errors import InvalidArgument
-from structprune.order import inverse
+from structprune.graph.progress import walk
 from structprune.passes.group import Group
-from structprune.progress import walk
 
 Array = Any
 Scores = NDArray[np.float64]

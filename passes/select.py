@@ -14,12 +14,12 @@ from math import ceil, gcd, lcm
 
 import numpy as np
 
-from structprune.axis import Axis, Dim, Kept, Product, Sum, variables
+from structprune.algebra.axis import Axis, Dim, Kept, Product, Sum, variables
 from structprune.errors import UnsupportedRatio
+from structprune.graph.progress import doing
 from structprune.passes.group import Group
 from structprune.passes.measure import Counts, Measure
 from structprune.passes.score import Scores
-from structprune.progress import doing
 
 TOLERANCE = 0.01
 MOST_TRIES = 24

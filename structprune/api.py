@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from structprune.analysis import Analysis
-from structprune.axis import Axis, Kept, unordered
+from structprune.algebra.axis import Axis, Kept, unordered
 from structprune.errors import InvalidArgument, PlanMismatch, UnsupportedRatio
 from structprune.frontends import check_output, neutral, read, stored_shapes
 from structprune.frontends.names import matching, numbered
@@ -25,7 +24,8 @@ from structprune.passes.measure import channels
 from structprune.passes.score import CRITERIA, Criterion, random_scores, score
 from structprune.passes.select import alignment, bundles, movable, select
 from structprune.plan import MEASURES, OUTPUTS, VERIFICATIONS, Plan, make_plan
-from structprune.progress import shown
+from structprune.views.analysis import Analysis
+from structprune.views.progress import shown
 
 SCOPES = ("global", "uniform")
 # Channels that a runtime's convolutions are computed in at a time.

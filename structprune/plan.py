@@ -14,15 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from structprune.analysis import Analysis
-from structprune.axis import Kept
+from structprune.algebra.axis import Kept
 from structprune.errors import PlanMismatch, VerificationError
 from structprune.frontends import check_output, neutral, read, stored_shapes
 from structprune.frontends.names import stored_numbers
 from structprune.frontends.protocol import Constraints, Described, Realized
-from structprune.graph import Shape
-from structprune.progress import doing, shown
-from structprune.report import Report, make_report
+from structprune.graph.graph import Shape
+from structprune.graph.progress import doing
+from structprune.views.analysis import Analysis
+from structprune.views.progress import shown
+from structprune.views.report import Report, make_report
 
 VERSION = 1
 DTYPES = (

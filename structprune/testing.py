@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from structprune.analysis import Analysis
-from structprune.axis import Kept
+from structprune.algebra.axis import Kept
 from structprune.errors import VerificationError
 from structprune.frontends import read
 from structprune.frontends.protocol import Constraints
 from structprune.passes.group import Group
+from structprune.views.analysis import Analysis
 
 
 def check(model: Any, example_inputs: Any = None, *, tolerance: float = 1e-9, seed: int = 0) -> Analysis:

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from structprune.analysis import Analysis
-from structprune.axis import Axis, Dim, Product, Reordered, Sum
-from structprune.graph import Op, Value
+from structprune.algebra.axis import Axis, Dim, Product, Reordered, Sum
+from structprune.graph.graph import Op, Value
+from structprune.views.analysis import Analysis
 
 # What enters: the shape of the input, and the layer that gives it twelve prunable channels or features.
 FORMS: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module]]] = {

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import structprune
-from structprune.frontends.torch.attention import ShrunkAttention
+from structprune.frontends.torch.write.attention import ShrunkAttention
 
 HEADS, WIDTH = 4, 8
 EMBED = HEADS * WIDTH

@@ -14,9 +14,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from structprune import order
-from structprune.axis import ONE, Axis, Dim, Kept, Product, Reordered, Sum, fresh, kept_indices, kept_size, unordered
-from structprune.system import System
+from structprune.algebra import order
+from structprune.algebra.axis import (
+    ONE,
+    Axis,
+    Dim,
+    Kept,
+    Product,
+    Reordered,
+    Sum,
+    fresh,
+    kept_indices,
+    kept_size,
+    unordered,
+)
+from structprune.algebra.system import System
 
 Entry = frozenset[tuple[Dim, int]]
 Build = Callable[[], tuple[Axis, Axis]]

@@ -21,13 +21,14 @@ from torch import nn
 
 import models_zoo
 import structprune
-from structprune import cli, progress
-from structprune.cli import compare as cli_compare
+from structprune import cli
 from structprune.cli import outputs as cli_outputs
 from structprune.cli.arguments import EXIT_CODES, parser
+from structprune.cli.measure import compare as cli_compare
 from structprune.cli.outcome import CODES, Exit
 from structprune.cli.outputs import Outputs
 from structprune.errors import InvalidArgument, OutputError
+from structprune.views import progress
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = ("shrink", "apply", "analyze", "explain", "compare")

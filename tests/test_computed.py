@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import models_zoo
 import structprune
 from structprune.errors import VerificationError
-from structprune.rule import RULES, Meeting
+from structprune.graph.operator import RULES, Meeting
 from tests.small_models import CONVOLUTIONAL, EXACT, Block, call, images, seeded
 
 # The one-line warning about a GraphModule has its own test.

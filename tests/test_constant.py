@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import structprune
-from structprune.analysis import Analysis
 from structprune.frontends import read
+from structprune.views.analysis import Analysis
 
 
 def conv_bn(inputs: int, outputs: int, kernel: int = 1, **options: int) -> nn.Sequential:

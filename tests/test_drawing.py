@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 import models_zoo
 import structprune
-from structprune.axis import variables
+from structprune.algebra.axis import variables
 from structprune.errors import InvalidArgument
-from structprune.layout import lanes_of, rows_of
+from structprune.views.layout import lanes_of, rows_of
 
 SVG = "{http://www.w3.org/2000/svg}"
 

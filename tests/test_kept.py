@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import models_zoo
 import structprune
 from structprune.errors import UnsupportedModel
-from structprune.frontends.torch.module import Edits, resize, small_copy
+from structprune.frontends.torch.write.module import Edits, resize, small_copy
 from tests.small_models import EXACT, SAMPLE, Block, Buffers, Tied, both, call, count, images, seeded
 
 # The one-line warning about a GraphModule has its own test.

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 import structprune
 import structprune.testing
-from structprune import errors, notation
+from structprune import errors
+from structprune.algebra import notation
 from structprune.errors import (
     CaptureError,
     DuplicateRule,
@@ -32,8 +33,8 @@ from structprune.errors import (
     UnsupportedRatio,
     VerificationError,
 )
+from structprune.graph.operator import RULES, Meeting, rule
 from structprune.passes.score import CRITERIA, criterion
-from structprune.rule import RULES, Meeting, rule
 
 
 class Net(nn.Module):
@@ -416,7 +417,8 @@ def test_two_criteria_of_one_name() -> None:
 
 def test_two_rules_for_one_kind() -> None:
     before = dict(RULES)
-    raised(DuplicateRule, lambda: rule("linear")(lambda op: Meeting([], [])), "'linear'", "structprune.rules.linear")
+    where = "structprune.operators.linear"
+    raised(DuplicateRule, lambda: rule("linear")(lambda op: Meeting([], [])), "'linear'", where)
     assert before == RULES
 
 

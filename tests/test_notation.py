@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from structprune.algebra.notation import Group, Name, Rest, Unit, Whole, names, parse
 from structprune.errors import NotationError, StructpruneError
-from structprune.notation import Group, Name, Rest, Unit, Whole, names, parse
 
 GOOD = [
     ("i -> i", ((Name("i"),),), ((Name("i"),),)),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import structprune
-from structprune.axis import Sum
+from structprune.algebra.axis import Sum
 from structprune.errors import UnsupportedRatio
 from structprune.passes.rewrite import Rewrite
 from structprune.testing import check

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 import structprune
-from structprune.axis import Product, Sum
+from structprune.algebra.axis import Product, Sum
 from structprune.errors import VerificationError
-from structprune.frontends.torch import operators  # noqa: F401  registers the entries
-from structprune.frontends.torch.lower import ENTRIES
-from structprune.graph import Op
-from structprune.rule import RULES, Meeting, Operand
+from structprune.frontends.torch.read import operators  # noqa: F401  registers the entries
+from structprune.frontends.torch.read.lower import ENTRIES
+from structprune.graph.graph import Op
+from structprune.graph.operator import RULES, Meeting, Operand
 from structprune.testing import check
 from tests.rows import ROWS, SHUFFLED, Row, attended, axes_of, build, find_op
 

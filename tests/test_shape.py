@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from structprune.frontends.torch.shape import CONTIGUOUS, POINTWISE, SAME_ORDER, SHAPES, quick_shape
+from structprune.frontends.torch.record.shape import CONTIGUOUS, POINTWISE, SAME_ORDER, SHAPES, quick_shape
 
 aten = torch.ops.aten
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import structprune
 from structprune.errors import UnsupportedModel, UnsupportedRatio
-from structprune.frontends.torch.record import tensors_in
+from structprune.frontends.torch.record.record import tensors_in
 from structprune.passes.rewrite import Rewrite
 from structprune.testing import check
 from tests.structures import STRUCTURES, Structure

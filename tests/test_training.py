@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import structprune
-from structprune.frontends.torch.oracle import zeroed
+from structprune.frontends.torch.write.oracle import zeroed
 
 EXACT = 1e-11
 

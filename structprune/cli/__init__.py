@@ -15,7 +15,7 @@ from typing import Any
 
 from structprune.cli.arguments import read_arguments
 from structprune.cli.outcome import Exit, Outcome, exit_for, one_line
-from structprune.progress import shown
+from structprune.views.progress import shown
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,7 +53,7 @@ def command(name: str) -> Callable[[Namespace], Outcome]:
 
             return explain
         case "compare":
-            from structprune.cli.compare import compare
+            from structprune.cli.measure.compare import compare
 
             return compare
     raise AssertionError(f"no command {name!r}")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from argparse import Namespace
 
 import structprune
-from structprune.analysis import Analysis
 from structprune.cli.outcome import Outcome
 from structprune.cli.source import read_source
 from structprune.errors import InvalidArgument
+from structprune.views.analysis import Analysis
 
 
 def read(options: Namespace) -> Analysis:

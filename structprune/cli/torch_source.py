@@ -15,8 +15,8 @@ from typing import Any
 from structprune.cli.arguments import InputShape
 from structprune.cli.source import Source, as_example, existing, need
 from structprune.errors import InvalidArgument, StructpruneError, UnsupportedModel
+from structprune.graph.progress import doing
 from structprune.plan import DTYPES
-from structprune.progress import doing
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 

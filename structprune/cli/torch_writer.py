@@ -12,8 +12,8 @@ from structprune.cli.outputs import write
 from structprune.cli.source import Source
 from structprune.cli.torch_source import quiet
 from structprune.errors import UnsupportedModel
+from structprune.graph.progress import doing
 from structprune.plan import Plan
-from structprune.progress import doing
 
 
 def write_torch(small: Any, source: Source, plan: Plan, target: str, path: Path) -> str:
@@ -86,7 +86,7 @@ def export(small: Any, source: Source, plan: Plan) -> Exported:
     """The result as torch.export sees it, for any batch size where its code allows."""
     import torch
 
-    from structprune.frontends.torch.inputs import as_arguments, restore
+    from structprune.frontends.torch.record.inputs import as_arguments, restore
 
     doing("exporting")
     device = next(small.parameters()).device
@@ -114,7 +114,7 @@ def open_batch(small: Any, arguments: Any, keywords: Any) -> tuple[Any, Any, Any
     from torch.export import Dim
     from torch.utils._pytree import tree_map
 
-    from structprune.frontends.torch.record import map_tensors, tensors_in
+    from structprune.frontends.torch.record.record import map_tensors, tensors_in
 
     sizes = {tensor.shape[0] if tensor.dim() else None for tensor in tensors_in((arguments, keywords))}
     if len(sizes) != 1 or None in sizes:

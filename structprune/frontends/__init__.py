@@ -9,14 +9,14 @@ from typing import Any
 from structprune.errors import InvalidArgument, MissingPackage
 from structprune.frontends import names
 from structprune.frontends.protocol import Frontend
-from structprune.graph import Shape
+from structprune.graph.graph import Shape
 
 
 def neutral(model: Any) -> AbstractContextManager[None]:
     """Inside, the caller's modes of the framework (inference mode, autocast) change nothing of a result."""
     if not is_torch(model):
         return nullcontext()
-    from structprune.frontends.torch.autocast import neutral
+    from structprune.frontends.torch.record.autocast import neutral
 
     return neutral(model)
 
@@ -54,7 +54,7 @@ def check_output(model: Any, output_path: Any, force: bool) -> None:
     """Refuse an output that could not be written, before any work is done."""
     if is_onnx(model):
         with_packages()
-        from structprune.frontends.onnx.file import check_output as check_file
+        from structprune.frontends.onnx.record.file import check_output as check_file
 
         check_file(model, output_path, force)
     elif output_path is not None:

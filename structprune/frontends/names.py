@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from structprune.errors import InvalidArgument, PlanMismatch
-from structprune.graph import Shape
+from structprune.graph.graph import Shape
 
 GIVE = "a torch.nn.Module, the path of an ONNX file, an onnx.ModelProto or an onnx_ir.Model"
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from structprune.axis import Dim, Kept, Mask
-from structprune.graph import Graph, Shape
+from structprune.algebra.axis import Dim, Kept, Mask
+from structprune.graph.graph import Graph, Shape
 from structprune.passes.propagate import Solution
 from structprune.passes.rewrite import Rewrite
 from structprune.passes.select import Tie

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 import structprune
-from structprune.cli.compare import timed
-from structprune.cli.runner import TorchRunner, random_arrays
+from structprune.cli.measure.compare import timed
+from structprune.cli.measure.runner import TorchRunner, random_arrays
 
 WIDTH, HEADS = 512, 8
 HEAD_WIDTH = WIDTH // HEADS

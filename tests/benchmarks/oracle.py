@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from structprune.frontends.torch.record import tensors_in
+from structprune.frontends.torch.record.record import tensors_in
 from tests.benchmarks.subjects import call
 
 

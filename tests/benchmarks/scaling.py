@@ -21,8 +21,8 @@ from itertools import pairwise
 import torch
 
 import structprune
+from structprune.algebra.axis import Kept
 from structprune.api import Chooser
-from structprune.axis import Kept
 from structprune.frontends import read
 from structprune.frontends.protocol import Constraints
 from tests.benchmarks.subjects import decoder
@@ -38,7 +38,7 @@ def stages(layers: int) -> tuple[int, dict[str, float]]:
     clock = [time.process_time()]
     frontend = read(model, inputs)
     clock.append(time.process_time())
-    analysis = structprune.analysis.Analysis(frontend)
+    analysis = structprune.views.analysis.Analysis(frontend)
     clock.append(time.process_time())
     chooser = Chooser(analysis, analysis.groups, 0.5, "params", "l2", "global", 1, 0)
     clock.append(time.process_time())

@@ -25,8 +25,8 @@ import torch
 
 import structprune
 from structprune.cli.arguments import alignment
-from structprune.cli.compare import timed
-from structprune.cli.runner import OnnxRunner, described_tensors, random_arrays
+from structprune.cli.measure.compare import timed
+from structprune.cli.measure.runner import OnnxRunner, described_tensors, random_arrays
 from structprune.errors import UnsupportedRatio
 from tests.benchmarks.subjects import build, subjects
 from tests.conformance.catalog import calibrate, randomize

@@ -27,8 +27,8 @@ import torch
 from torch import Tensor, nn
 
 import structprune
-from structprune.frontends.onnx.oracle import ONLY_FATAL
-from structprune.frontends.torch.record import tensors_in
+from structprune.frontends.onnx.write.oracle import ONLY_FATAL
+from structprune.frontends.torch.record.record import tensors_in
 from tests.conformance.catalog import Case, cases, one_of_each_family
 from tests.conformance.rival import LIMIT, Outcome, outcome
 from tests.conformance.run import HEADER, RATIO, Row, TookTooLong, conclude, table_parser, time_limit

@@ -21,7 +21,7 @@ import onnx
 import onnxruntime
 from onnx import ModelProto, numpy_helper
 
-from structprune.frontends.onnx.oracle import largest_error
+from structprune.frontends.onnx.write.oracle import largest_error
 
 # Single precision, in units of the largest output.
 LIMIT = 1e-4

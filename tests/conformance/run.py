@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 import structprune
-from structprune.frontends.torch.record import map_tensors
+from structprune.frontends.torch.record.record import map_tensors
 from tests.conformance.catalog import Case, cases
 
 RATIO = 0.5

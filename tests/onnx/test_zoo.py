@@ -12,7 +12,7 @@ import torch
 
 import structprune
 from models_zoo import names
-from structprune.analysis import Analysis
+from structprune.views.analysis import Analysis
 from tests.onnx.exported import EXPORTERS, filled, model_of
 
 RATIO, NEAR = 0.5, 0.01

@@ -14,18 +14,18 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
-from structprune.axis import Dim, Mask
+from structprune.algebra.axis import Dim, Mask
 from structprune.errors import CaptureError, InvalidArgument, UnsupportedModel, VerificationError
-from structprune.frontends.onnx import operators  # noqa: F401  registers the entries
-from structprune.frontends.onnx.file import external_tensors, give_back, open_model, save
-from structprune.frontends.onnx.inputs import Examples, data, describe, examples, is_open, restore, traced
-from structprune.frontends.onnx.lower import Lowering, Stored, quantization, weights
-from structprune.frontends.onnx.oracle import Zeroed, largest_error, run, run_inside
-from structprune.frontends.onnx.small import Conflict, Shrinker, Small
-from structprune.frontends.onnx.trace import Numbers, Trace, Type, run_order, sizes, trace
-from structprune.frontends.onnx.widen import can_be_double, widened
+from structprune.frontends.onnx.read import operators  # noqa: F401  registers the entries
+from structprune.frontends.onnx.read.lower import Lowering, Stored, quantization, weights
+from structprune.frontends.onnx.record.file import external_tensors, give_back, open_model, save
+from structprune.frontends.onnx.record.inputs import Examples, data, describe, examples, is_open, restore, traced
+from structprune.frontends.onnx.record.trace import Numbers, Trace, Type, run_order, sizes, trace
+from structprune.frontends.onnx.write.oracle import Zeroed, largest_error, run, run_inside
+from structprune.frontends.onnx.write.small import Conflict, Shrinker, Small
+from structprune.frontends.onnx.write.widen import can_be_double, widened
 from structprune.frontends.protocol import Choose, Constraints, Described, Realized
-from structprune.graph import Graph, Shape, Value
+from structprune.graph.graph import Graph, Shape, Value
 from structprune.passes.propagate import Solution
 from structprune.passes.rewrite import Rewrite
 

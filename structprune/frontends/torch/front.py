@@ -12,34 +12,34 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from structprune.axis import Dim, Mask
+from structprune.algebra.axis import Dim, Mask
 from structprune.errors import CaptureError, UnsupportedModel, VerificationError
 from structprune.frontends.protocol import Choose, Described, Realized
-from structprune.frontends.torch.adapt import Adapter
-from structprune.frontends.torch.capture import capture
-from structprune.frontends.torch.constant import Constants
-from structprune.frontends.torch.follow import constants
-from structprune.frontends.torch.graph_module import build_graph_module, other_runs
-from structprune.frontends.torch.index import settle, settles_with
-from structprune.frontends.torch.inputs import describe, read, restore
-from structprune.frontends.torch.lower import lower
-from structprune.frontends.torch.module import arrays, sliced, stored
-from structprune.frontends.torch.oracle import (
-    expected_outputs,
-    largest_error,
-    outputs_of_own_code,
-    same_chance,
-    zeroed,
-)
-from structprune.frontends.torch.record import Arguments, Capture, Stopped, map_tensors, tensors_in
-from structprune.frontends.torch.training import (
+from structprune.frontends.torch.read.index import settle, settles_with
+from structprune.frontends.torch.read.lower import lower
+from structprune.frontends.torch.record.capture import capture
+from structprune.frontends.torch.record.inputs import describe, read, restore
+from structprune.frontends.torch.record.record import Arguments, Capture, Stopped, map_tensors, tensors_in
+from structprune.frontends.torch.record.training import (
     EVAL_MODE,
     choice_for_graph,
     difference_in_training,
     further_heads,
     record_like,
 )
-from structprune.graph import Graph, Shape
+from structprune.frontends.torch.write.adapt import Adapter
+from structprune.frontends.torch.write.constant import Constants
+from structprune.frontends.torch.write.follow import constants
+from structprune.frontends.torch.write.graph_module import build_graph_module, other_runs
+from structprune.frontends.torch.write.module import arrays, sliced, stored
+from structprune.frontends.torch.write.oracle import (
+    expected_outputs,
+    largest_error,
+    outputs_of_own_code,
+    same_chance,
+    zeroed,
+)
+from structprune.graph.graph import Graph, Shape
 from structprune.passes.propagate import Solution
 from structprune.passes.rewrite import Rewrite
 

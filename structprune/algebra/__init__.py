@@ -1,0 +1,1 @@
+"""Axes as expressions, and the equations between them."""

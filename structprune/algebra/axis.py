@@ -1,0 +1,174 @@
+"""Axes as expressions.
+
+An axis is a variable (`Dim`), a row-major product `(h d)`, a sum `(p + q)`, one part after another, or one of
+these in another order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from structprune.algebra import order
+from structprune.algebra.order import Indices
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dim:
+    """A variable: its indices can be removed one by one, unless the system froze it."""
+
+    size: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Product:
+    """Factors from outer to inner."""
+
+    factors: tuple[Axis, ...]
+    size: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", prod(factor.size for factor in self.factors))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sum:
+    """Parts, one after another."""
+
+    parts: tuple[Axis, ...]
+    size: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", sum(part.size for part in self.parts))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reordered:
+    """Every entry of an axis once, in another order: entry i is entry `order[i]` of it."""
+
+    inner: Axis
+    order: Indices
+    size: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", len(self.order))
+
+
+Axis = Dim | Product | Sum | Reordered
+Axes = tuple[Axis, ...]
+ONE = Product(())
+
+
+def product(factors: Iterable[Axis]) -> Axis:
+    """The product without its factors of size one."""
+    kept = tuple(factor for factor in factors if factor.size != 1)
+    return kept[0] if len(kept) == 1 else Product(kept) if kept else ONE
+
+
+def total(parts: Iterable[Axis]) -> Axis:
+    """The sum without its empty parts."""
+    kept = tuple(part for part in parts if part.size != 0)
+    return kept[0] if len(kept) == 1 else Sum(kept)
+
+
+def reordered(inner: Axis, entries: Indices) -> Axis:
+    """The axis itself where nothing moves."""
+    return inner if order.is_identity(entries) else Reordered(inner, entries)
+
+
+def assemble(parts: Sequence[Axis], owner: Indices, copy: Indices, place: Indices) -> Axis:
+    """The axis whose entry i is entry place[i] of one copy of parts[owner[i]], with all entries of each copy."""
+    copies, which = np.unique(np.stack([owner, copy]), axis=1, return_inverse=True)
+    chosen = [parts[number] for number in copies[0]]
+    starts = np.cumsum([0, *(part.size for part in chosen)])
+    return reordered(total(chosen), starts[which.reshape(-1)] + place)
+
+
+def fresh(size: int) -> Axis:
+    return ONE if size == 1 else Dim(size)
+
+
+def variables(axis: Axis) -> Iterator[Dim]:
+    """The variables of an expanded axis, with repeats."""
+    match axis:
+        case Dim():
+            yield axis
+        case Product(inner) | Sum(inner):
+            for each in inner:
+                yield from variables(each)
+        case Reordered(whole):
+            yield from variables(whole)
+
+
+def unordered(axis: Axis) -> Axis:
+    """An expanded axis of the same sizes, whatever the order of its entries; itself where there is none."""
+    match axis:
+        case Reordered(whole):
+            return unordered(whole)
+        case Product(inner) | Sum(inner):
+            plain = tuple(map(unordered, inner))
+            if all(after is before for after, before in zip(plain, inner, strict=True)):
+                return axis
+            return product(flat(plain, Product)) if isinstance(axis, Product) else total(flat(plain, Sum))
+    return axis
+
+
+def flat(axes: Iterable[Axis], form: type[Product] | type[Sum]) -> Iterator[Axis]:
+    """The axes, those of one form opened."""
+    for axis in axes:
+        if isinstance(axis, Product | Sum) and isinstance(axis, form):
+            yield from axis.factors if isinstance(axis, Product) else axis.parts
+        else:
+            yield axis
+
+
+Kept = dict[Dim, Indices]
+
+
+def kept_size(axis: Axis, counts: dict[Dim, int]) -> int:
+    """The size of an expanded axis when each variable keeps that many indices."""
+    match axis:
+        case Dim():
+            return counts.get(axis, axis.size)
+        case Product(factors):
+            return prod(kept_size(factor, counts) for factor in factors)
+        case Sum(parts):
+            return sum(kept_size(part, counts) for part in parts)
+        case Reordered(whole):
+            return kept_size(whole, counts)
+
+
+def kept_indices(axis: Axis, kept: Kept) -> Indices | None:
+    """The indices of an expanded axis that stay, in order; None when all do."""
+    match axis:
+        case Dim():
+            return kept.get(axis)
+        case Product(factors):
+            inner = [kept_indices(factor, kept) for factor in factors]
+            if all(indices is None for indices in inner):
+                return None
+            result = np.zeros(1, dtype=np.int64)
+            for factor, indices in zip(factors, inner, strict=True):
+                each = np.arange(factor.size) if indices is None else indices
+                result = (result[:, None] * factor.size + each[None, :]).reshape(-1)
+            return result
+        case Sum(parts):
+            inner = [kept_indices(part, kept) for part in parts]
+            if all(indices is None for indices in inner):
+                return None
+            starts = np.cumsum([0, *(part.size for part in parts[:-1])])
+            return np.concatenate(
+                [
+                    start + (np.arange(part.size) if indices is None else indices)
+                    for start, part, indices in zip(starts, parts, inner, strict=True)
+                ]
+            )
+        case Reordered(whole, entries):
+            stay = kept_indices(whole, kept)
+            return None if stay is None else np.flatnonzero(np.isin(entries, stay))

@@ -1,0 +1,1 @@
+"""Read ONNX nodes as operators of the neutral graph."""

@@ -1,0 +1,173 @@
+"""The entries of what onnxruntime's optimizers fuse: a norm with a sum, a product with an activation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx.shape_inference import infer_node_outputs
+
+from structprune.frontends.onnx.read.attention import CONTRIB, first
+from structprune.frontends.onnx.read.lower import Call, Literals, Lowered, Place, Resized, entry, opaque
+from structprune.frontends.onnx.record.trace import Type, node_proto, read_type, shape_of
+from structprune.graph.graph import Value
+
+# Activations that give zero for zero, whatever their parameters.
+KEEP_ZERO = frozenset(("", "Relu", "LeakyRelu", "Tanh"))
+
+
+@entry("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain=CONTRIB)
+def skip_layer_norm(call: Call) -> Lowered | list[Lowered]:
+    """The normalisation of a sum; the sum itself is the fourth output."""
+    is_centred = call.node.op_type == "SkipLayerNormalization"
+    x, skip, scale = call.inputs[:3]
+    shift, bias = (call.input(3), call.input(4)) if is_centred else (None, call.input(3))
+    if x is None or not set(call.outputs_at) <= {0, 3}:
+        return opaque(call, "the statistics of a normalisation are read")
+    added = call.outputs_at.get(3) or Value(f"{x.name} and what is added", x.shape)
+    summands = [each for each in (x, skip, bias) if each is not None]
+    return [
+        Lowered("pointwise", summands, {"is_zero": all}, outputs=[added]),
+        Lowered("layer_norm", [added, scale, shift], {"rank": 1, "centred": is_centred}, outputs=[call.outputs_at[0]]),
+    ]
+
+
+@entry("EmbedLayerNormalization", domain=CONTRIB)
+def embed_layer_norm(call: Call) -> Lowered | list[Lowered]:
+    """The normalisation of what tables of words, positions and segments hold; the sum itself is the third output."""
+    ids, segments = call.x(), call.input(1)
+    tables = [(call.input(2), ids), (call.input(3), call.input(8)), (call.input(4), segments)]
+    if 1 in call.outputs_at:
+        return opaque(call, "the lengths of a mask are read")
+    steps: list[Lowered] = []
+    for table, chosen in tables:
+        if table is None:
+            continue
+        found = Value(f"{table.name} by index", (*ids.shape, table.shape[1]))
+        # Positions that are not given are counted.
+        route = [[(1, 0)], [(1, 1)], [(0, 1)]] if chosen is not None else [[], [], [(0, 1)]]
+        attributes = {"routes": [route], "whole": {(0, 0): "reads it by index"}}
+        steps.append(Lowered("route", [table] if chosen is None else [table, chosen], attributes, outputs=[found]))
+    output = call.outputs_at[0]
+    added = call.outputs_at.get(2) or Value(f"{output.name} before its norm", output.shape)
+    summands = [value for step in steps for value in step.outputs or ()]
+    return [
+        *steps,
+        Lowered("pointwise", summands, {"is_zero": all}, outputs=[added]),
+        Lowered("layer_norm", [added, call.input(5), call.input(6)], {"rank": 1}, outputs=[output]),
+    ]
+
+
+@entry("BiasGelu", "FastGelu", "QuickGelu", "Gelu", domain=CONTRIB)
+def fused_gelu(call: Call) -> Lowered:
+    """f(x + bias), with f(0) = 0."""
+    return Lowered("pointwise", [value for value in call.inputs if value is not None], {"is_zero": all})
+
+
+@entry("FusedMatMul", domain=CONTRIB)
+def fused_matmul(call: Call) -> Lowered:
+    if call.get("transBatchA", 0) or call.get("transBatchB", 0):
+        return opaque(call, "a product of tensors whose batch axes are moved")
+    left = "... k i" if call.get("transA", 0) else "... i k"
+    right = "... j k" if call.get("transB", 0) else "... k j"
+    return Lowered("einsum", call.inputs[:2], {"notation": f"{left}, {right} -> ... i j"})
+
+
+@entry("FusedConv", domain=CONTRIB)
+def fused_conv(call: Call) -> Lowered | list[Lowered]:
+    """f(convolution + what is added)"""
+    x, weight, output = call.x(), call.inputs[1], call.outputs[0]
+    assert weight is not None
+    conv = Value(f"{output.name} before its activation", output.shape)
+    attributes = {"groups": call.get("group", 1)}
+    return [
+        Lowered("conv", [x, weight, call.input(2)], attributes, groups_of(x, weight), [conv]),
+        activated(call, [conv, call.input(3)]),
+    ]
+
+
+def groups_of(wide: Value, weight: Value) -> Literals:
+    """How many groups of the weight's second axis are left."""
+
+    def literals(new: Resized) -> dict[Place, Any]:
+        return {"group": new.shape(wide)[1] // new.shape(weight)[1]}
+
+    return literals
+
+
+@entry("FusedGemm", domain=CONTRIB)
+def fused_gemm(call: Call) -> Lowered | list[Lowered]:
+    """f(a b + bias)"""
+    x, weight, bias, output = call.x(), call.inputs[1], call.input(2), call.outputs[0]
+    if call.get("transA", 0) or (bias is not None and len(bias.shape) != 1):
+        return opaque(call, "a product of transposed inputs, or with a matrix added")
+    product = Value(f"{output.name} before its activation", output.shape)
+    kind = "linear" if call.get("transB", 0) else "linear_transposed"
+    return [Lowered(kind, [x, weight, bias], outputs=[product]), activated(call, [product])]
+
+
+def activated(call: Call, summands: Sequence[Value | None]) -> Lowered:
+    keeps_zero = call.get("activation", "") in KEEP_ZERO
+    present = [value for value in summands if value is not None]
+    return Lowered("pointwise", present, {"is_zero": all if keeps_zero else lambda marks: False})
+
+
+# -- the shapes that they give ---------------------------------------------------------------------
+
+
+@shape_of(CONTRIB, "BiasGelu", "FastGelu", "QuickGelu", "Gelu", "SimplifiedLayerNormalization")
+@shape_of("", "SimplifiedLayerNormalization")
+def same_as_first(node: ir.Node, types: Sequence[Type | None]) -> list[Type]:
+    return [first(types)]
+
+
+@shape_of("", "LayerNormalization")
+def layer_norm_shapes(node: ir.Node, types: Sequence[Type | None]) -> list[Type]:
+    """onnxruntime writes it into files of versions that did not have it yet."""
+    x = first(types)
+    axis = node.attributes.get_int("axis", -1) % len(x.shape)
+    statistics = Type((*x.shape[:axis], *[1] * (len(x.shape) - axis)), ir.DataType.FLOAT)
+    return [x, statistics, statistics]
+
+
+@shape_of(CONTRIB, "SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
+def skip_shapes(node: ir.Node, types: Sequence[Type | None]) -> list[Type]:
+    x = first(types)
+    statistics = Type((*x.shape[:-1], 1), ir.DataType.FLOAT)
+    return [x, statistics, statistics, x]
+
+
+@shape_of(CONTRIB, "EmbedLayerNormalization")
+def embed_shapes(node: ir.Node, types: Sequence[Type | None]) -> list[Type]:
+    ids, table = first(types), types[2]
+    if table is None:
+        raise ValueError("the table of words is missing")
+    output = Type((*ids.shape, table.shape[1]), table.dtype)
+    return [output, Type(ids.shape[:1], ir.DataType.INT32), output]
+
+
+@shape_of(CONTRIB, "FusedMatMul", "FusedGemm")
+def matmul_shape(node: ir.Node, types: Sequence[Type | None]) -> list[Type]:
+    a, b = first(types), types[1]
+    if b is None:
+        raise ValueError("the second input is missing")
+    rows, inner = a.shape[-2:][:: -1 if node.attributes.get_int("transA", 0) else 1]
+    other, columns = b.shape[-2:][:: -1 if node.attributes.get_int("transB", 0) else 1]
+    if inner != other:
+        raise ValueError(f"shapes {a.shape} and {b.shape} cannot be multiplied")
+    return [Type((*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), rows, columns), a.dtype)]
+
+
+@shape_of(CONTRIB, "FusedConv")
+def conv_shape(node: ir.Node, types: Sequence[Type | None]) -> list[Type]:
+    """That of the convolution in it."""
+    proto = node_proto(node)
+    names = list(proto.input)[:2]
+    plain = onnx.helper.make_node("Conv", names, list(proto.output))
+    plain.attribute.extend(each for each in proto.attribute if not each.name.startswith("activation"))
+    given = {name: known.proto() for name, known in zip(names, types, strict=False) if known is not None}
+    found = infer_node_outputs(onnx.defs.get_schema("Conv"), plain, given)
+    return [known for each in found.values() if (known := read_type(each)) is not None]

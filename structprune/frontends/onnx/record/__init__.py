@@ -1,0 +1,1 @@
+"""Read an ONNX file, and trace what every value in it is."""

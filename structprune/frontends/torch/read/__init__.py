@@ -1,0 +1,1 @@
+"""Read recorded ATen operators as operators of the neutral graph."""

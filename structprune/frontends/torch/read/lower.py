@@ -1,0 +1,165 @@
+"""Lower a recorded run to the neutral graph.
+
+Each ATen operator has an entry: the kind whose rule speaks for it, the operands and attributes that
+the rule reads, and how its literal arguments follow from the new shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from structprune.frontends.torch.record.record import Call, Capture, values_in
+from structprune.graph.graph import Graph, Op, Shape, Value
+from structprune.graph.operator import RULES
+
+Bound = Mapping[str, Any]
+
+
+class Resized(Protocol):
+    """What literal arguments are computed from: the shapes of the smaller model."""
+
+    def shape(self, value: Value) -> Shape:
+        """The new shape of a value."""
+
+    def before(self, value: Value, axis: int, at: int) -> int:
+        """How many of the indices before `at` stay."""
+
+
+Literals = Callable[[Resized], dict[str, Any]]
+
+
+@dataclass(slots=True)
+class Lowered:
+    """How one call reads as an operator of the neutral graph."""
+
+    kind: str
+    inputs: Sequence[Value | None]
+    attributes: dict[str, Any] = field(default_factory=dict)
+    literals: Literals | None = None
+
+
+Entry = Callable[[Call, Bound], Lowered]
+ENTRIES: dict[str, Entry] = {}
+# The entries of operators that hand on the numbers of their first tensor, in another shape at most.
+MOVES: set[Entry] = set()
+
+
+def entry(*names: str) -> Callable[[Entry], Entry]:
+    """Register how operators are lowered, by their names in `torch.ops.aten` or in full."""
+
+    def register(function: Entry) -> Entry:
+        for name in names:
+            qualified = name if "::" in name else f"aten::{name}"
+            assert qualified not in ENTRIES, f"{qualified} has two entries"
+            ENTRIES[qualified] = function
+        return function
+
+    return register
+
+
+def moves(function: Entry) -> Entry:
+    """Mark an entry: the result holds the numbers of the first tensor, and no others."""
+    MOVES.add(function)
+    return function
+
+
+def qualified_name(target: Any) -> str:
+    packet = getattr(target, "overloadpacket", None)
+    return str(packet._qualified_op_name) if packet is not None else str(target)
+
+
+def is_pointwise(target: Any) -> bool:
+    return torch.Tag.pointwise in getattr(target, "tags", ())
+
+
+def find_entry(target: Any) -> Entry | None:
+    name = qualified_name(target)
+    if str(target) in TAKEN_APART:
+        return None
+    found = ENTRIES.get(name)
+    if found is None and name.endswith("_") and not name.endswith("__"):
+        found = ENTRIES.get(name[:-1])
+    if found is None and name in RULES:
+        return custom
+    if found is None and is_pointwise(target):
+        return ENTRIES["aten::pointwise"]
+    return found
+
+
+def has_rule(target: Any) -> bool:
+    return find_entry(target) is not None
+
+
+# Overloads that share a name with operators of another kind.
+TAKEN_APART = frozenset({"aten.where.default"})
+_SCHEMAS: dict[Any, tuple[list[str], dict[str, Any]]] = {}
+
+
+def bind(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments by name, with the defaults of the operator's schema."""
+    schema = _SCHEMAS.get(target)
+    if schema is None:
+        arguments = target._schema.arguments
+        schema = _SCHEMAS[target] = (
+            [argument.name for argument in arguments],
+            {argument.name: argument.default_value for argument in arguments if argument.has_default_value()},
+        )
+    names, defaults = schema
+    return {**defaults, **dict(zip(names, args, strict=False)), **kwargs}
+
+
+def custom(call: Call, bound: Bound) -> Lowered:
+    """An operator whose rule was registered under its own name."""
+    inputs = [value for argument in bound.values() for value in values_in(argument)]
+    plain = {name: argument for name, argument in bound.items() if not list(values_in(argument))}
+    return Lowered(qualified_name(call.target), inputs, plain)
+
+
+def opaque(call: Call, why: str | None = None) -> Lowered:
+    return Lowered("opaque", list(dict.fromkeys(call.tensors())), {} if why is None else {"why": why})
+
+
+def lower(capture: Capture) -> Graph:
+    """The neutral graph of a recorded run."""
+    ops = []
+    for call in capture.calls:
+        lowered = lower_call(call)
+        op = Op(
+            lowered.kind,
+            qualified_name(call.target).removeprefix("aten::"),
+            tuple(lowered.inputs),
+            tuple(call.outputs),
+            lowered.attributes,
+            call.where,
+            source=(call, lowered.literals),
+        )
+        for value in call.outputs:
+            value.producer = op
+        if call.outputs and (base := aliased(call)) is not None:
+            for value in call.outputs:
+                value.base = base.base or base
+        ops.append(op)
+    return Graph(ops, capture.parameters, capture.inputs, capture.outputs)
+
+
+def aliased(call: Call) -> Value | None:
+    """The argument whose memory the result shares."""
+    schema = getattr(call.target, "_schema", None)
+    if schema is None or all(returned.alias_info is None for returned in schema.returns):
+        return None
+    return next(call.tensors(), None)
+
+
+def lower_call(call: Call) -> Lowered:
+    found = find_entry(call.target)
+    if found is None or not hasattr(call.target, "_schema"):
+        return opaque(call)
+    bound = bind(call.target, call.args, call.kwargs)
+    for argument in call.target._schema.arguments:
+        if isinstance(bound.get(argument.name), Value) and "Tensor" not in str(argument.type):
+            return opaque(call, f"its {argument.name} is computed from data")
+    return found(call, bound)

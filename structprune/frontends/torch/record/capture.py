@@ -1,0 +1,476 @@
+"""Record what a torch model computes, one call for each ATen operator.
+
+The model itself runs, on ghosts: tensors that have a shape, a type and a device but no data. A
+dispatch mode sees every operator before composite ones are taken apart (`linear` and
+`scaled_dot_product_attention` arrive whole). Where a model reads data (`.item()`, `nonzero`), ghosts
+cannot go on, and one real run is recorded in their place.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._dispatch.python import enable_python_dispatcher, no_python_dispatcher
+from torch._subclasses.schema_check_mode import SchemaCheckMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from structprune.errors import CaptureError
+from structprune.frontends.torch.read import operators  # noqa: F401  registers the entries
+from structprune.frontends.torch.read.lower import has_rule
+from structprune.frontends.torch.record.autocast import imagined, is_cast, nesting, on_meta, region
+from structprune.frontends.torch.record.record import (
+    Arguments,
+    Call,
+    Capture,
+    Stopped,
+    depends_on_data,
+    map_tensors,
+    tensors_in,
+)
+from structprune.frontends.torch.record.shape import quick_shape
+from structprune.frontends.torch.record.surroundings import (
+    function_calls,
+    left_as_found,
+    module_names,
+    straight_to,
+    unfused_attention,
+)
+from structprune.graph.graph import Shape, Value, Where
+from structprune.graph.progress import doing
+
+# Frames of torch and of this package say nothing about the user's code.
+NOT_THE_USERS = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parents[3]}{os.sep}")
+# Operators that read by index.
+READERS = frozenset(("index", "index_select", "gather", "take_along_dim"))
+# Operators whose second tensor lends its shape and nothing else.
+SHAPED_LIKE = frozenset(("expand_as", "view_as", "reshape_as"))
+# Constants larger than this are not computed while recording: only their shape is kept.
+LARGEST_CONSTANT = 1 << 22
+
+
+class Ghost(Tensor):
+    """A tensor without data. Operators on it are seen by the recorder alone."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    @staticmethod
+    def __new__(cls, like: Tensor, device: torch.device) -> Ghost:
+        return torch.Tensor._make_wrapper_subclass(
+            cls, like.size(), strides=like.stride(), dtype=like.dtype, device=device
+        )
+
+    def __init__(self, like: Tensor, device: torch.device) -> None:
+        self.origin: Tensor | None = None
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, function: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if function is torch.ops.aten.detach.default:
+            # Neither `x.data` nor what `zeros_like` does at its end passes the recorder.
+            twin = Ghost(args[0], args[0].device)
+            twin.origin = args[0]
+            return twin
+        raise GhostEscaped(f"{function} read data")
+
+
+class GhostEscaped(Exception):
+    """The model wants the values of a tensor that has none."""
+
+
+class Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
+    """The dispatch mode that records; it subclasses a mode that torch admits before dispatch."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Otherwise every operator passes through dynamo's wrapper, and dynamo is imported for it."""
+        return False
+
+    def __init__(
+        self, model: nn.Module, is_real: bool, answers: Sequence[tuple[Any, Any]] = (), known: Capture | None = None
+    ) -> None:
+        TorchDispatchMode.__init__(self, torch._C.DispatchKey.PreDispatch)  # type: ignore[no-untyped-call]
+        self._dispatch_key = torch._C.DispatchKey.PreDispatch
+        self.is_real = is_real
+        self.answers: list[tuple[Any, Any]] = []
+        self._given_answers = iter(answers)
+        self.calls: list[Call] = []
+        self.parameters: dict[str, Value] = dict(known.parameters) if known else {}
+        self.aliases: dict[str, str] = {}
+        self.constants: dict[Value, Tensor] = {}
+        self.dtypes: dict[Value, torch.dtype] = dict(known.dtypes) if known else {}
+        self.modules: list[str] = []
+        self.grad_modes: list[bool] = []
+        self.nesting = nesting()
+        self._stored: dict[int, tuple[Tensor, str]] = {}
+        self._by_storage: dict[tuple[int, Shape], str] = {}
+        self._storages: set[int] = set()
+        self._made: dict[tuple[int, Shape, tuple[int, ...]], Value] = {}
+        self._values: dict[int, tuple[Tensor, Value]] = {}
+        self._metas: dict[int, Tensor] = {}
+        self._trained: set[str] = set()
+        # What the numbers of the inputs, or chance, had a part in; and whether it was written where others may read it.
+        self.varying: set[Value] = set()
+        self.is_spread = False
+        for tensors, is_trained in ((model.named_parameters, True), (model.named_buffers, False)):
+            for name, tensor in tensors(remove_duplicate=False):
+                self._register(name, tensor, is_trained)
+
+    def _register(self, name: str, tensor: Tensor, is_trained: bool) -> None:
+        known = self._stored.get(id(tensor))
+        self.aliases[name] = known[1] if known else name
+        if known is None:
+            self._stored[id(tensor)] = (tensor, name)
+            if is_trained:
+                self._trained.add(name)
+            if tensor.numel() and tensor.device.type != "meta":
+                self._storages.add(tensor.untyped_storage().data_ptr())
+                self._by_storage.setdefault((tensor.data_ptr(), tuple(tensor.shape)), name)
+
+    def __enter__(self) -> Recorder:
+        TorchDispatchMode.__enter__(self)  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *details: Any) -> None:
+        TorchDispatchMode.__exit__(self, *details)  # type: ignore[no-untyped-call]
+
+    # -- values --------------------------------------------------------------------------------
+
+    def ghost(self, tensor: Tensor) -> Tensor:
+        """What stands for an input while recording. Whole numbers and masks keep their values: models look at them."""
+        is_plain = not tensor.is_floating_point() and not tensor.is_complex() and tensor.numel() <= LARGEST_CONSTANT
+        return tensor if self.is_real or is_plain else Ghost(tensor, tensor.device)
+
+    def new_value(self, tensor: Tensor, name: str) -> Value:
+        value = Value(name, tuple(tensor.shape), is_mask=tensor.dtype == torch.bool)
+        self._values[id(tensor)] = (tensor, value)
+        self.dtypes[value] = tensor.dtype
+        return value
+
+    def value(self, tensor: Tensor) -> Value:
+        known = self._values.get(id(tensor))
+        if known is not None:
+            return known[1]
+        if isinstance(tensor, Ghost) and tensor.origin is not None:
+            return self._detached(tensor, tensor.origin)
+        stored = self._stored.get(id(tensor))
+        name = stored[1] if stored else self._by_storage.get((pointer(tensor), tuple(tensor.shape)))
+        # Factory functions hand the caller another tensor over the memory that was recorded.
+        made = self._made.get(place(tensor)) if name is None else None
+        if made is not None:
+            self._values[id(tensor)] = (tensor, made)
+            return made
+        if name is None:
+            value = self.new_value(tensor, f"constant_{len(self.constants)}")
+            self.constants[value] = tensor
+            return value
+        parameter = self.parameters.get(name)
+        if parameter is None:
+            parameter = self.parameters[name] = self.new_value(tensor, name)
+            parameter.parameter = name
+            parameter.is_trained = name in self._trained
+        self._values[id(tensor)] = (tensor, parameter)
+        return parameter
+
+    def _detached(self, tensor: Tensor, origin: Tensor) -> Value:
+        """Record the detaching that happened out of sight."""
+        call = Call(torch.ops.aten.detach.default, (self.value(origin),), {}, [], self._where())
+        call.outputs.append(self.new_value(tensor, f"detach_{len(self.calls)}"))
+        self.calls.append(call)
+        return call.outputs[0]
+
+    def _is_known(self, tensor: Tensor) -> bool:
+        """A real tensor that no input and no trained parameter had a part in."""
+        if isinstance(tensor, Ghost) or tensor.numel() > LARGEST_CONSTANT:
+            return False
+        stored = self._stored.get(id(tensor))
+        return stored is None or not tensor.is_floating_point()
+
+    def _writes_stored(self, function: Any, tensors: Sequence[Tensor]) -> bool:
+        """The operator would write into the model's own memory."""
+        return function_writes(function) and any(
+            not isinstance(tensor, Ghost) and tensor.untyped_storage().data_ptr() in self._storages
+            for tensor in tensors
+        )
+
+    def _meta(self, tensor: Tensor) -> Tensor:
+        found = self._metas.get(id(tensor))
+        if found is None:
+            found = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta")
+            self._metas[id(tensor)] = found
+        return found
+
+    # -- recording -----------------------------------------------------------------------------
+
+    def __torch_dispatch__(
+        self, function: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if function.namespace == "prim":
+            return function(*args, **kwargs)
+        if decomposes(function) and not self._is_cast(function, args, kwargs):
+            with self:
+                result = function.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        with no_python_dispatcher():
+            return self._record(function, args, kwargs)
+
+    def _is_cast(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Autocast has a rule for it here: it stays whole, since its parts would run in other types."""
+        found = region(function, list(tensors_in((args, kwargs))), self.nesting)
+        return found is not None and is_cast(function, found[0])
+
+    def _record(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        tensors = list(tensors_in((args, kwargs)))
+        read = tensors[:1] if function._opname in SHAPED_LIKE else tensors
+        is_constant = all(map(self._is_known, read)) and not self._writes_stored(function, tensors)
+        call = Call(
+            function,
+            map_tensors(args, self.value),
+            map_tensors(kwargs, self.value),
+            [],
+            self._where(),
+            # A real run is made without gradients altogether, whatever the model asks for.
+            self.is_real or (self.grad_modes[-1] if self.grad_modes else torch.is_grad_enabled()),
+            region(function, tensors, self.nesting),
+        )
+        if function._opname in READERS and not self.is_real:
+            call.known = self._indices(call, tensors[1:])
+        # Before it runs: if it raises, the last call tells which sizes the model asked for.
+        self.calls.append(call)
+        doing("recording operator", len(self.calls))
+        if self.is_real and depends_on_data(function):
+            result = self._answer(function, args, kwargs)
+        elif self.is_real or is_constant:
+            result = function(*args, **kwargs)
+            if not self.is_real and any(t.device.type == "meta" for t in tensors_in(result)):
+                raise GhostEscaped("a tensor was made on the meta device")
+        else:
+            if function is torch.ops.aten._local_scalar_dense.default:
+                raise GhostEscaped("the model reads a number from a tensor")
+            asked = next((each for each in (*args, *kwargs.values()) if isinstance(each, torch.device)), None)
+            device = asked or next((t.device for t in tensors if isinstance(t, Ghost)), tensors[0].device)
+            if call.region is not None:
+                result = imagined(function, args, kwargs, self._meta)
+            elif (result := quick_shape(function, args, kwargs)) is None:
+                result = function(*on_meta(args, self._meta), **on_meta(kwargs, self._meta))
+            result = self._wrap(result, device, tensors, function._opname.endswith("_"))
+        for index, tensor in enumerate(tensors_in(result)):
+            # An operator in place gives back its own argument: a new value for the same tensor.
+            value = self.new_value(tensor, f"{name_of(function)}_{len(self.calls)}_{index}")
+            call.outputs.append(value)
+            if pointer(tensor):
+                self._made[place(tensor)] = value
+        if not self.is_real:
+            self._follow(call, tensors, is_constant)
+        return result
+
+    def _answer(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What data decide is decided as in the run that this one is compared with: both take the same path."""
+        target, given = next(self._given_answers, (None, None))
+        if target is not function:
+            self._given_answers, given = iter(()), None
+        if isinstance(given, Masks):
+            args, kwargs = with_masks(args, kwargs, given)
+        result = function(*args, **kwargs) if given is None or isinstance(given, Masks) else given
+        # What is chosen by a mask has channels, which may be fewer in the other run: there the mask is the answer.
+        has_channels = any(tensor.is_floating_point() for tensor in tensors_in(result))
+        self.answers.append((function, masks_in((args, kwargs)) if has_channels else result))
+        # The model may write into what it is given.
+        return result if has_channels else map_tensors(result, Tensor.clone)
+
+    def _follow(self, call: Call, tensors: Sequence[Tensor], is_constant: bool) -> None:
+        """Keep apart what is the same in every run from what the numbers of the inputs, or chance, had a part in."""
+        is_written = function_writes(call.target) and bool(tensors) and is_index(tensors[0])
+        if not is_constant:
+            self.is_spread |= is_written
+        elif torch.Tag.nondeterministic_seeded in call.target.tags or any(v in self.varying for v in call.tensors()):
+            self.varying.update(call.outputs)
+            self.is_spread |= is_written
+
+    def _indices(self, call: Call, tensors: Sequence[Tensor]) -> dict[Value, Tensor]:
+        """The numbers of whole-number tensors that are the same in every run."""
+        found = {self.value(tensor): tensor for tensor in tensors if self._is_known(tensor) and is_index(tensor)}
+        return {value: tensor.detach().cpu().clone() for value, tensor in found.items() if value not in self.varying}
+
+    def _wrap(self, result: Any, device: torch.device, arguments: Sequence[Tensor], is_in_place: bool) -> Any:
+        """Ghosts for the meta tensors of a result; an argument given back stays itself."""
+        originals = {id(self._metas[id(each)]): each for each in arguments if id(each) in self._metas}
+        if any(result is each for each in arguments):
+            # The quick way to a shape names an argument that looks like the result.
+            return result if is_in_place else Ghost(result, device)
+
+        def wrap(meta: Tensor) -> Tensor:
+            original = originals.get(id(meta))
+            if original is not None:
+                return original
+            ghost = Ghost(meta, device)
+            self._metas[id(ghost)] = meta
+            return ghost
+
+        return map_tensors(result, wrap)
+
+    def _where(self) -> Where:
+        frame = sys._getframe(2)
+        while frame is not None:
+            file = frame.f_code.co_filename
+            if not file.startswith(NOT_THE_USERS):
+                return Where(f"{file}:{frame.f_lineno}", self.modules[-1] if self.modules else "")
+            if frame.f_back is None:
+                break
+            frame = frame.f_back
+        return Where("", self.modules[-1] if self.modules else "")
+
+
+class Masks(list[Tensor]):
+    """The masks among an operator's arguments."""
+
+
+def masks_in(arguments: Any) -> Masks:
+    return Masks(tensor.clone() for tensor in tensors_in(arguments) if tensor.dtype == torch.bool)
+
+
+def with_masks(args: Any, kwargs: Any, masks: Masks) -> tuple[Any, Any]:
+    """The arguments with other masks."""
+    others = iter(masks)
+
+    def replaced(tensor: Tensor) -> Tensor:
+        return next(others, tensor) if tensor.dtype == torch.bool else tensor
+
+    return map_tensors(args, replaced), map_tensors(kwargs, replaced)
+
+
+def function_writes(function: Any) -> bool:
+    return bool(function._schema.is_mutable)
+
+
+def is_index(tensor: Tensor) -> bool:
+    """Whole numbers, more than one: a counter is no index."""
+    return tensor.dtype in (torch.int32, torch.int64) and tensor.dim() > 0 and tensor.device.type != "meta"
+
+
+def pointer(tensor: Tensor) -> int:
+    return 0 if isinstance(tensor, Ghost) or tensor.device.type == "meta" else tensor.data_ptr()
+
+
+def place(tensor: Tensor) -> tuple[int, Shape, tuple[int, ...]]:
+    return pointer(tensor), tuple(tensor.shape), tensor.stride()
+
+
+def name_of(function: Any) -> str:
+    return str(function._opname) if hasattr(function, "_opname") else str(function)
+
+
+_DECOMPOSES: dict[Any, bool] = {}
+
+
+def decomposes(function: Any) -> bool:
+    """Composite operators without a rule of their own are recorded as what they consist of."""
+    found = _DECOMPOSES.get(function)
+    if found is None:
+        key = torch._C.DispatchKey.CompositeImplicitAutograd
+        found = (
+            not has_rule(function)
+            and hasattr(function, "has_kernel_for_dispatch_key")
+            and function.has_kernel_for_dispatch_key(key)
+        )
+        _DECOMPOSES[function] = found
+    return found
+
+
+def capture(model: nn.Module, inputs: Arguments) -> Capture:
+    """Record the model on these inputs, on ghosts if possible and by one real run if not."""
+    try:
+        return record(model, inputs, is_real=False)
+    except Stopped:
+        try:
+            return record(model, inputs, is_real=True)
+        except Stopped as stopped:
+            error = stopped.cause
+            raise CaptureError(
+                f"the model's forward raised {type(error).__name__}: {error}{raised_at(error)}. "
+                "Give example_inputs on which the model runs."
+            ) from error
+
+
+def raised_at(error: BaseException) -> str:
+    """The innermost line of the user's code in a traceback."""
+    traceback, found = error.__traceback__, ""
+    while traceback is not None:
+        file = traceback.tb_frame.f_code.co_filename
+        if not file.startswith(NOT_THE_USERS):
+            found = f" at {file}:{traceback.tb_lineno}"
+        traceback = traceback.tb_next
+    return found
+
+
+def record(
+    model: nn.Module,
+    inputs: Arguments,
+    is_real: bool,
+    answers: Sequence[tuple[Any, Any]] = (),
+    known: Capture | None = None,
+    training: bool = False,
+) -> Capture:
+    """One run of the model.
+
+    `answers` are those of another real run: where data decide, this one follows it. `known` is a recording
+    of the same model: parameters are the values that it has for them.
+    """
+    recorder = Recorder(model, is_real, answers, known)
+    entering: list[Value] = []
+
+    def enter(tensor: Tensor) -> Tensor:
+        ghost = recorder.ghost(tensor)
+        entering.append(recorder.new_value(ghost, f"input_{len(entering)}"))
+        return ghost
+
+    args, kwargs = map_tensors(inputs[0], enter), map_tensors(inputs[1], enter)
+    recorder.varying.update(entering)
+    with ExitStack() as stack:
+        for context in (
+            left_as_found(model, is_real, training),
+            unfused_attention(),
+            module_names(model, recorder.modules),
+            function_calls(recorder.grad_modes),
+            torch.no_grad() if is_real else torch.enable_grad(),
+            enable_python_dispatcher(),
+            recorder,
+            straight_to(recorder),
+        ):
+            stack.enter_context(context)
+        try:
+            result = model(*args, **kwargs)
+        except Exception as error:
+            raise Stopped(recorder.calls, entering, recorder.constants, error) from error
+    if next(tensors_in(result), None) is None:
+        raise CaptureError(
+            f"{type(model).__name__}'s forward gives back no tensor, but a {type(result).__name__}: "
+            "nothing says what the smaller model must compute"
+        )
+    outputs = [recorder.value(tensor) for tensor in tensors_in(result)]
+    if recorder.is_spread:
+        for call in recorder.calls:
+            call.known = {}
+    return Capture(
+        calls=recorder.calls,
+        inputs=entering,
+        outputs=outputs,
+        parameters=recorder.parameters,
+        aliases=recorder.aliases,
+        constants=recorder.constants,
+        dtypes=recorder.dtypes,
+        result=map_tensors(result, recorder.value),
+        is_real=is_real,
+        result_type=type(result) if isinstance(result, dict) and type(result) is not dict else None,
+        answers=recorder.answers,
+        training=training,
+    )

@@ -1,0 +1,157 @@
+"""What a recorded run is: calls of ATen operators whose tensors are `Value`s."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from structprune.algebra.order import Indices
+from structprune.graph.graph import Value, Where
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+# An autocast region of the model: the device type, the type it casts to, and whether it is on.
+Region = tuple[str, torch.dtype, bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One axis of a tensor, read by an index whose numbers are known.
+
+    stored: the buffer that holds the index, where its numbers serve nothing but to read;
+    other: another tensor and its axis that is read by the same buffer;
+    is_steady: tells of an index made in forward whether inputs of other sizes give the same one.
+    """
+
+    base: Value
+    dim: int
+    value: Value
+    index: Indices
+    stored: str | None = None
+    other: tuple[Value, int] | None = None
+    is_steady: Callable[[], bool] | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One recorded operator; tensors among its arguments are `Value`s.
+
+    `known` are the numbers of constant indices, as they were when the operator ran.
+    """
+
+    target: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outputs: list[Value]
+    where: Where
+    with_grad: bool = True
+    region: Region | None = None
+    known: Mapping[Value, Tensor] = field(default_factory=dict)
+    reading: Reading | None = None
+
+    def tensors(self) -> Iterator[Value]:
+        """The values among the arguments."""
+        return values_in((self.args, self.kwargs))
+
+
+class Stopped(Exception):
+    """The model raised while it was recorded; `calls` is what it had done, the last one included."""
+
+    def __init__(
+        self, calls: list[Call], inputs: list[Value], constants: dict[Value, Tensor], cause: Exception
+    ) -> None:
+        super().__init__(str(cause))
+        self.calls = calls
+        self.inputs = inputs
+        self.constants = constants
+        self.cause = cause
+
+
+@dataclass(slots=True, repr=False)
+class Capture:
+    """A recorded run."""
+
+    calls: list[Call]
+    inputs: list[Value]
+    outputs: list[Value]
+    parameters: dict[str, Value]
+    aliases: dict[str, str]
+    constants: dict[Value, Tensor]
+    dtypes: dict[Value, torch.dtype]
+    result: Any
+    is_real: bool
+    result_type: type | None = None
+    # What the operators answered whose results depend on data, in order.
+    answers: list[tuple[Any, Any]] = field(default_factory=list)
+    training: bool = False
+    # Operators that act as if in training whatever the mode: where they come from, and which.
+    always_on: set[tuple[Where, Any]] = field(default_factory=set)
+
+
+def depends_on_data(target: Any) -> bool:
+    """Whether values decide the shape of the operator's result, or give Python a number."""
+    tags = getattr(target, "tags", ())
+    is_chosen = torch.Tag.dynamic_output_shape in tags or torch.Tag.data_dependent_output in tags
+    # Other libraries do not tag theirs; this one has been told.
+    return is_chosen or str(target) in CHOOSING
+
+
+# Operators without tags that choose by data.
+CHOOSING = {"torchvision.nms.default"}
+
+
+def values_in(structure: Any) -> Iterator[Value]:
+    """The values inside nested arguments."""
+    if isinstance(structure, Value):
+        yield structure
+    elif isinstance(structure, list | tuple):
+        for item in structure:
+            yield from values_in(item)
+    elif isinstance(structure, dict):
+        for item in structure.values():
+            yield from values_in(item)
+
+
+# What most arguments are; that no tensor is in it need not be asked each time.
+PLAIN = frozenset((int, float, bool, str, type(None)))
+
+
+def tensors_in(structure: Any) -> Iterator[Tensor]:
+    """The tensors that a caller of the model sees in its result."""
+    if isinstance(structure, Tensor):
+        yield structure
+    elif isinstance(structure, dict):
+        yield from tensors_in(tuple(structure.values()))
+    elif isinstance(structure, list | tuple | set):
+        for item in structure:
+            if isinstance(item, Tensor):
+                yield item
+            elif type(item) not in PLAIN:
+                yield from tensors_in(item)
+    elif is_dataclass(structure) and not isinstance(structure, type):
+        for entry in fields(structure):
+            yield from tensors_in(getattr(structure, entry.name))
+
+
+def map_tensors(structure: Any, function: Callable[[Tensor], Any]) -> Any:
+    """The structure with every tensor replaced."""
+    if isinstance(structure, Tensor):
+        return function(structure)
+    if isinstance(structure, dict):
+        # Subclasses such as tokenizers' encodings may not be rebuilt from pairs: a dict serves.
+        return {key: map_tensors(item, function) for key, item in structure.items()}
+    if isinstance(structure, list | tuple):
+        items = [item if type(item) in PLAIN else map_tensors(item, function) for item in structure]
+        return rebuilt_like(structure, items)
+    return structure
+
+
+def rebuilt_like(structure: list[Any] | tuple[Any, ...], items: Iterable[Any]) -> Any:
+    """A list or a tuple, named or not, of the same type with other items."""
+    kind = type(structure)
+    if kind is list or kind is tuple:
+        return kind(items)
+    return kind(*items) if hasattr(kind, "_fields") else kind(items)

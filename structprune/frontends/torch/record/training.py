@@ -1,0 +1,180 @@
+"""The model recorded in training: what runs only then (stochastic depth, further heads) is part of it too."""
+
+from __future__ import annotations
+
+import pickle
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from structprune.algebra.axis import Dim
+from structprune.errors import CaptureError, UnsupportedRatio
+from structprune.frontends.protocol import Choose, Constraints
+from structprune.frontends.torch.read.lower import bind, lower
+from structprune.frontends.torch.record.capture import raised_at, record
+from structprune.frontends.torch.record.record import Arguments, Call, Capture, Stopped, depends_on_data
+from structprune.graph.graph import Value
+from structprune.passes.propagate import Solution, extended, variables_of
+from structprune.passes.rewrite import Rewrite
+
+# The arguments by which operators learn whether the model trains.
+FLAGS = ("training", "train")
+EVAL_MODE = "In training it computes what it does in eval mode"
+
+
+def record_like(capture: Capture, model: nn.Module, inputs: Arguments) -> Capture:
+    """A model recorded in the way and in the mode in which another was."""
+    if capture.training:
+        return record_in_training(model, inputs)
+    return record(model, inputs, capture.is_real, capture.answers)
+
+
+def record_in_training(model: nn.Module, inputs: Arguments, known: Capture | None = None) -> Capture:
+    """The model on ghosts with every module in training; parameters are the values that `known` has for them."""
+    with random_numbers_kept(model) as were_used:
+        capture = record(model, inputs, is_real=False, known=known, training=True)
+    if were_used() or depends_on_random_numbers(capture):
+        raise CaptureError("which path the model takes in training depends on random numbers")
+    leave_out_counters(capture)
+    for call in known.calls if known else ():
+        capture.always_on.update((call.where, call.target) for flag in FLAGS if bound(call).get(flag) is True)
+    return capture
+
+
+def further_heads(model: nn.Module, inputs: Arguments, capture: Capture) -> list[Capture]:
+    """The model in training, where that reads trained parameters which nothing reads in eval mode."""
+    unread = {name for name, _ in model.named_parameters()} - set(capture.parameters)
+    if capture.is_real or not unread:
+        return []
+    try:
+        training = record_in_training(model, inputs, capture)
+    except (Stopped, CaptureError):
+        return []
+    return [training] if unread & set(training.parameters) else []
+
+
+@dataclass(frozen=True, slots=True)
+class GraphChoice:
+    """What a graph is built from: a recording, or two, of which the second is in training."""
+
+    captures: Sequence[Capture]
+    constraints: Constraints
+    rewrite: Rewrite
+    note: str = ""
+
+
+def difference_in_training(model: nn.Module, inputs: Arguments, capture: Capture) -> tuple[Capture | None, str]:
+    """The model in training, where it computes something else there; or why that cannot be said."""
+    if capture.is_real:
+        return None, f"{EVAL_MODE}: it reads data, and one real run was recorded"
+    try:
+        training = record_in_training(model, inputs, capture)
+    except CaptureError as error:
+        return None, f"{EVAL_MODE}: {error}"
+    except Stopped as stopped:
+        cause = stopped.cause
+        return None, f"{EVAL_MODE}: there it raises {type(cause).__name__}: {cause}{raised_at(cause)}"
+    return None if same_but_for_flags(capture, training) else training, ""
+
+
+def choice_for_graph(
+    captures: Sequence[Capture], training: Capture | None, solution: Solution, choose: Choose
+) -> GraphChoice:
+    """A choice that holds in training too, if the model computes something else there; else one without that."""
+    note = ""
+    if training is not None:
+        wider = extended(solution, lower(training))
+        constraints = Constraints(frozen=touched(solution, wider))
+        try:
+            kept = choose(constraints)
+            if not any(dim in kept for dim in constraints.frozen):
+                return GraphChoice([*captures, training], constraints, Rewrite(wider, kept))
+            note = f"{EVAL_MODE}: the plan cuts widths that stay whole there"
+        except UnsupportedRatio as error:
+            note = f"{EVAL_MODE}: {error}"
+    free = Constraints()
+    return GraphChoice(captures, free, Rewrite(solution, choose(free)), note)
+
+
+def touched(before: Solution, after: Solution) -> dict[Dim, str]:
+    """The variables that a wider system froze or refined: what was solved for them before no longer says it all."""
+    found: dict[Dim, str] = {}
+    for leaf in set(variables_of(before)):
+        if after.system.resolve(leaf) is not leaf:
+            found[leaf] = "training divides it further, or ties it to another"
+        elif leaf in after.system.frozen and leaf not in before.system.frozen:
+            found[leaf] = after.system.frozen[leaf].reason
+    return found
+
+
+@contextmanager
+def random_numbers_kept(model: nn.Module) -> Iterator[Any]:
+    """Every generator is left as it was; asked afterwards, says whether those of Python or numpy were used."""
+    python, numpy = random.getstate(), np.random.get_state()
+    before = pickle.dumps((python, numpy))
+    used = False
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    with torch.random.fork_rng(devices):
+        torch.default_generator.manual_seed(0)
+        try:
+            yield lambda: used
+        finally:
+            used = pickle.dumps((random.getstate(), np.random.get_state())) != before
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+def depends_on_random_numbers(capture: Capture) -> bool:
+    """A number that Python was given, or the shape of a tensor, comes from a generator."""
+    drawn: set[Value] = set()
+    for call in capture.calls:
+        is_drawn = any(value in drawn for value in call.tensors())
+        if is_drawn and depends_on_data(call.target):
+            return True
+        if is_drawn or torch.Tag.nondeterministic_seeded in getattr(call.target, "tags", ()):
+            drawn.update(call.outputs)
+    return False
+
+
+def leave_out_counters(capture: Capture) -> None:
+    """Batch norms count batches beside their operator; a graph does so with it."""
+    names = [name for name in capture.parameters if name.endswith("num_batches_tracked")]
+    counters = {capture.parameters.pop(name) for name in names}
+    kept: list[Call] = []
+    for call in capture.calls:
+        if call.target is torch.ops.aten.add_.Tensor and call.args[0] in counters:
+            counters.update(call.outputs)
+        else:
+            kept.append(call)
+    capture.calls = kept
+
+
+def same_but_for_flags(a: Capture, b: Capture) -> bool:
+    """The two compute the same, except that operators which know a mode are in different ones."""
+    names: dict[Value, Value] = dict(zip(a.inputs, b.inputs, strict=True))
+
+    def same(x: Any, y: Any) -> bool:
+        if isinstance(x, list | tuple):
+            return isinstance(y, list | tuple) and len(x) == len(y) and all(map(same, x, y))
+        if isinstance(x, Value) and isinstance(y, Value) and x in a.constants and y in b.constants:
+            return torch.equal(a.constants[x], b.constants[y])
+        return names.get(x) is y or x is y if isinstance(x, Value) else bool(x == y)
+
+    if len(a.calls) != len(b.calls):
+        return False
+    for x, y in zip(a.calls, b.calls, strict=True):
+        left, right = ([value for name, value in bound(call).items() if name not in FLAGS] for call in (x, y))
+        if x.target is not y.target or not same(left, right):
+            return False
+        names.update(zip(x.outputs, y.outputs, strict=True))
+    return same(a.outputs, b.outputs)
+
+
+def bound(call: Call) -> dict[str, Any]:
+    return bind(call.target, call.args, call.kwargs) if hasattr(call.target, "_schema") else dict(call.kwargs)

@@ -1,0 +1,1 @@
+"""Write a smaller torch model."""

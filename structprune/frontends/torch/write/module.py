@@ -1,0 +1,270 @@
+"""The user's own model, made smaller: sliced parameters under the same names, sizes kept true."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from structprune.algebra.order import Indices
+from structprune.errors import UnsupportedModel
+from structprune.frontends.torch.read.lower import bind
+from structprune.frontends.torch.record.record import PLAIN, Call
+from structprune.passes.rewrite import Rewrite
+
+
+@dataclass(frozen=True, slots=True)
+class Edits:
+    """What stays along each axis of what a model stores, and what the numbers of stored indices become."""
+
+    kept: Mapping[str, Mapping[int, Indices]]
+    numbers: Mapping[str, Indices]
+
+    @classmethod
+    def of(cls, rewrite: Rewrite) -> Edits:
+        return cls(rewrite.edits(), rewrite.numbers())
+
+    def touch(self, name: str) -> bool:
+        return name in self.kept or name in self.numbers
+
+    def smaller(self, name: str, tensor: Tensor) -> Tensor:
+        """The stored tensor as it is in the smaller model."""
+        result = sliced(tensor, self.kept[name]) if name in self.kept else tensor.detach().clone()
+        if name in self.numbers:
+            numbers = torch.from_numpy(self.numbers[name]).to(result)
+            # Negative numbers count from the end.
+            result = numbers[result % len(numbers)]
+        return result
+
+
+# Entries that are copied in one go where two axes are cut: what lies between them stays in the cache.
+BLOCK = 1 << 18
+
+
+def sliced(tensor: Tensor, axes: Mapping[int, Indices]) -> Tensor:
+    """The kept part of a parameter, in the memory format of the whole."""
+    whole = tensor.detach()
+    kept = {axis: torch.from_numpy(axes[axis]).to(tensor.device) for axis in sorted(axes)}
+    in_parts = len(kept) > 1 and 0 in kept
+    result = in_blocks(whole, kept.pop(0), kept) if in_parts else selected(whole, kept)
+    for layout in (torch.channels_last, torch.channels_last_3d):
+        rank = 4 if layout is torch.channels_last else 5
+        if tensor.dim() == rank and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=layout):
+            return result.contiguous(memory_format=layout)
+    return result
+
+
+def selected(tensor: Tensor, kept: Mapping[int, Tensor]) -> Tensor:
+    for axis, indices in kept.items():
+        tensor = tensor.index_select(axis, indices)
+    return tensor
+
+
+def in_blocks(tensor: Tensor, rows: Tensor, kept: Mapping[int, Tensor]) -> Tensor:
+    """Some rows at a time: no copy of the whole width is made on the way."""
+    shape = [len(kept[axis]) if axis in kept else size for axis, size in enumerate(tensor.shape)]
+    result = tensor.new_empty((len(rows), *shape[1:]))
+    height = max(1, BLOCK // max(tensor[0].numel(), 1))
+    for start in range(0, len(rows), height):
+        result[start : start + height] = selected(tensor.index_select(0, rows[start : start + height]), kept)
+    return result
+
+
+def small_copy(model: nn.Module, edits: Edits, is_filled: bool = True) -> nn.Module:
+    """A deep copy in which every parameter is already the small one: never a second whole model.
+
+    Without `is_filled`, trained parameters have their new shapes but no values yet.
+    """
+    memo = copied_apart(model)
+    trained = {id(parameter) for parameter in model.parameters()}
+    for name, tensor in stored(model):
+        if id(tensor) in memo or (not edits.touch(name) and (is_filled or id(tensor) not in trained)):
+            continue
+        is_empty = not is_filled and id(tensor) in trained
+        small = empty(tensor, edits.kept.get(name, {})) if is_empty else edits.smaller(name, tensor)
+        if isinstance(tensor, nn.Parameter):
+            replacement: Tensor = nn.Parameter(small, requires_grad=tensor.requires_grad)
+        else:
+            replacement = small.requires_grad_(tensor.requires_grad)
+        replacement.__dict__.update(tensor.__dict__)
+        memo[id(tensor)] = replacement
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        raise UnsupportedModel(
+            f"{type(model).__name__} cannot be deep-copied ({type(error).__name__}: {error}). "
+            "Take out of it what cannot be copied (open files, tensors computed with gradients) before shrinking."
+        ) from error
+
+
+Unmended = list[tuple[nn.Module, type, dict[str, Any]]]
+
+
+def unmended(small: nn.Module) -> Unmended:
+    """What mending may change of each module: its class and its attributes."""
+    return [(module, type(module), dict(module.__dict__)) for module in small.modules()]
+
+
+def restore(saved: Unmended) -> None:
+    for module, kind, attributes in saved:
+        module.__class__ = kind
+        module.__dict__.clear()
+        module.__dict__.update(attributes)
+
+
+def resize(small: nn.Module, model: nn.Module, edits: Edits) -> None:
+    """Give an unfilled copy other sizes."""
+    originals = dict(stored(model))
+    trained = {id(parameter) for parameter in small.parameters()}
+    # Edits name a tensor that has several names by the first of them.
+    first_names = {id(tensor): name for name, tensor in reversed(list(stored(small)))}
+    for name, tensor in stored(small):
+        if first_names[id(tensor)] != name:
+            continue
+        original = originals[name]
+        if id(tensor) in trained:
+            tensor.data = empty(original, edits.kept.get(name, {}))
+        else:
+            tensor.data = edits.smaller(name, original)
+
+
+def empty(tensor: Tensor, axes: Mapping[int, Indices]) -> Tensor:
+    shape = [len(axes[axis]) if axis in axes else size for axis, size in enumerate(tensor.shape)]
+    return torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
+
+
+def fill(small: nn.Module, model: nn.Module, edits: Edits) -> None:
+    """Give the parameters of an unfilled copy their values."""
+    originals = dict(stored(model))
+    for name, parameter in small.named_parameters():
+        parameter.data = edits.smaller(name, originals[name])
+
+
+def copied_apart(model: nn.Module) -> dict[int, Any]:
+    """Copies of what hangs on modules that `copy` cannot make, or is slow to, as a memo for it."""
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for value in vars(module).values():
+            kind = type(value)
+            if kind in (OrderedDict, set):
+                # A module has a dozen of them, for its hooks; `copy` takes most of its time to find nothing in them.
+                if not value:
+                    memo[id(value)] = kind()
+            elif kind not in PLAIN and isinstance(value, Tensor) and not value.is_leaf:
+                # It has a history: the old weight norm leaves such a tensor.
+                memo[id(value)] = value.detach().clone()
+    return memo
+
+
+def stored(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter and buffer under every name it has."""
+    yield from model.named_parameters(remove_duplicate=False)
+    yield from model.named_buffers(remove_duplicate=False)
+
+
+def arrays(model: nn.Module, names: Container[str]) -> dict[str, Tensor]:
+    """The named tensors, without gradients."""
+    return {name: tensor.detach() for name, tensor in stored(model) if name in names}
+
+
+# -- literal arguments -----------------------------------------------------------------------------
+
+
+def new_arguments(call: Call, literals: Any, rewrite: Rewrite) -> dict[str, Any]:
+    """The literal arguments of a call that change, by name."""
+    if literals is None:
+        return {}
+    bound = bind(call.target, call.args, call.kwargs)
+    return {name: value for name, value in literals(rewrite).items() if differs(bound.get(name), value)}
+
+
+def differs(old: Any, new: Any) -> bool:
+    if isinstance(old, list | tuple) and isinstance(new, list | tuple):
+        return list(old) != list(new)
+    return bool(old != new)
+
+
+# -- attributes ------------------------------------------------------------------------------------
+
+
+def true_sizes(module: nn.Module) -> None:
+    """Set the sizes that torch's own modules remember to those of their parameters."""
+    match module:
+        case nn.Linear():
+            module.out_features, module.in_features = module.weight.shape
+        case nn.Bilinear():
+            module.out_features, module.in1_features, module.in2_features = module.weight.shape
+        case nn.modules.conv._ConvTransposeNd():
+            module.in_channels, module.out_channels = module.weight.shape[0], module.weight.shape[1] * module.groups
+        case nn.modules.conv._ConvNd():
+            module.out_channels, module.in_channels = module.weight.shape[0], module.weight.shape[1] * module.groups
+        case nn.modules.batchnorm._NormBase():
+            known = next((t for t in (module.weight, module.running_mean) if t is not None), None)
+            module.num_features = module.num_features if known is None else known.shape[0]
+        case nn.GroupNorm():
+            module.num_channels = module.num_channels if module.weight is None else module.weight.shape[0]
+        case nn.Embedding() | nn.EmbeddingBag():
+            module.num_embeddings, module.embedding_dim = module.weight.shape
+        case nn.PReLU():
+            module.num_parameters = module.weight.shape[0]
+        case nn.modules.rnn.RNNBase():
+            gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
+            module.hidden_size = module.get_parameter("weight_hh_l0").shape[0] // gates
+            module.proj_size = module.get_parameter("weight_hr_l0").shape[0] if module.proj_size else 0
+            module.input_size = module.get_parameter("weight_ih_l0").shape[1]
+        case nn.RNNCellBase():
+            module.hidden_size = module.get_parameter("weight_hh").shape[1]
+            module.input_size = module.get_parameter("weight_ih").shape[1]
+        case _:
+            return
+
+
+def changed_numbers(old: Any, new: Any) -> Iterator[tuple[int, int]]:
+    """Pairs of whole numbers in which two arguments differ."""
+    if isinstance(old, list | tuple) and isinstance(new, list | tuple) and len(old) == len(new):
+        for before, after in zip(old, new, strict=True):
+            yield from changed_numbers(before, after)
+    elif isinstance(old, int) and isinstance(new, int) and not isinstance(old, bool) and old != new:
+        yield old, new
+
+
+def replaced(value: Any, numbers: Mapping[int, int]) -> Any:
+    """An attribute with old numbers replaced; the very same object where there is none in it."""
+    if type(value) is int:
+        return numbers.get(value, value)
+    if isinstance(value, tuple | list | torch.Size) and any(type(item) is int and item in numbers for item in value):
+        items = [numbers.get(item, item) if type(item) is int else item for item in value]
+        return items if isinstance(value, list) else type(value)(items)
+    return value
+
+
+Spared = Container[tuple[type, str]]
+
+
+def mend(model: nn.Module, mends: Mapping[tuple[str, int], int], spared: Spared = ()) -> None:
+    """Replace the numbers that the code of a module passes on as sizes: (module, old) -> new.
+
+    `spared` are attributes that hold such a number and mean something else.
+    """
+    modules = dict(model.named_modules())
+    for owner, numbers in by_module(mends).items():
+        module = modules[owner]
+        for name, value in list(vars(module).items()):
+            if not name.startswith("_") and name != "training" and (type(module), name) not in spared:
+                mended = replaced(value, numbers)
+                if mended is not value:
+                    setattr(module, name, mended)
+    for module in model.modules():
+        true_sizes(module)
+
+
+def by_module(mends: Mapping[tuple[str, int], int]) -> dict[str, dict[int, int]]:
+    found: dict[str, dict[int, int]] = {}
+    for (owner, old), new in mends.items():
+        found.setdefault(owner, {})[old] = new
+    return found

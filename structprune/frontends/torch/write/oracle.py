@@ -1,0 +1,178 @@
+"""Law 2 as a computation: the original graph with the removed slices zeroed.
+
+Normalisations over a removed axis take their statistics over what is kept: there the rule says that
+removing is not zeroing, and the oracle runs the small operator on the kept entries.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._dispatch.python import enable_python_dispatcher
+
+from structprune.frontends.torch.read.lower import bind, qualified_name
+from structprune.frontends.torch.record.autocast import perform
+from structprune.frontends.torch.record.capture import Recorder
+from structprune.frontends.torch.record.record import Arguments, Call, Capture, tensors_in
+from structprune.frontends.torch.record.run import run
+from structprune.frontends.torch.record.surroundings import module_names, unfused_attention
+from structprune.frontends.torch.write.module import new_arguments
+from structprune.graph.graph import Op, Value, Where
+from structprune.passes.rewrite import Rewrite
+
+
+def zeroed(parameters: Mapping[str, Tensor], rewrite: Rewrite) -> dict[str, Tensor]:
+    """The trained parameters with everything that the rewrite removes set to zero; buffers as they are."""
+    result = dict(parameters)
+    for name, axes in rewrite.edits().items():
+        if not rewrite.solution.graph.parameters[name].is_trained:
+            continue
+        tensor = parameters[name].detach().clone()
+        for axis, kept in axes.items():
+            is_removed = torch.ones(tensor.shape[axis], dtype=torch.bool, device=tensor.device)
+            is_removed[torch.from_numpy(kept)] = False
+            tensor.index_fill_(axis, is_removed.nonzero().flatten(), 0)
+        result[name] = tensor
+    return result
+
+
+def expected_outputs(
+    capture: Capture, rewrite: Rewrite, values: Mapping[str, Tensor], inputs: Sequence[Tensor]
+) -> list[Tensor]:
+    """What the small model must give; `values` are the zeroed parameters."""
+    changed = {id(op.source[0]): op for op in changed_ops(rewrite)}
+
+    def step(index: int, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if id(call) not in changed:
+            return perform(call, args, kwargs)
+        return over_kept(changed[id(call)], args, kwargs, rewrite)
+
+    return run(capture, values, list(inputs), step)
+
+
+def changed_ops(rewrite: Rewrite) -> list[Op]:
+    """The operators for which removing is not zeroing; and those that draw, which draw fewer numbers."""
+    solution = rewrite.solution
+    drawing = [
+        (op, axis)
+        for op in solution.graph.ops
+        # Attention and recurrent layers draw in training only.
+        if op.kind in ("route", "constant")
+        if torch.Tag.nondeterministic_seeded in getattr(op.source[0].target, "tags", ())
+        for value in op.outputs
+        for axis in solution.expanded(value)
+    ]
+    return [
+        op
+        for op, axis in (*solution.statistics, *solution.singular, *drawing)
+        if any(leaf in rewrite.kept for leaf in solution.system.leaves(axis))
+    ]
+
+
+@contextmanager
+def same_chance(model: nn.Module) -> Iterator[None]:
+    """What two runs draw is the same; the caller's own numbers go on as if nothing had been drawn."""
+    cards = {tensor.device for tensor in model.parameters() if tensor.device.type == "cuda"}
+    with torch.random.fork_rng(list(cards)):
+        for generator in (torch.default_generator, *(torch.cuda.default_generators[card.index] for card in cards)):
+            generator.manual_seed(0)
+        yield
+
+
+class Interceptor(Recorder):  # type: ignore[no-untyped-call]
+    """Runs a model's own code, with the changed operators taken over what is kept.
+
+    For models whose path depends on data: no recorded graph stands for them.
+    """
+
+    def __init__(self, model: nn.Module, rewrite: Rewrite) -> None:
+        super().__init__(model, is_real=True)
+        self.rewrite = rewrite
+        self.changed = set(map(id, changed_ops(rewrite)))
+        # What one line of a loop calls in turn, in the order of the recorded run.
+        self.recorded: dict[tuple[Where, str], list[Op]] = {}
+        for op in rewrite.solution.graph.ops if self.changed else ():
+            self.recorded.setdefault((op.where, op.name), []).append(op)
+        self.met: Counter[tuple[Where, str]] = Counter()
+
+    def _record(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        name = qualified_name(function).removeprefix("aten::")
+        place = (self._where(), name)
+        if place not in self.recorded:
+            return function(*args, **kwargs)
+        ops = self.recorded[place]
+        op = ops[min(self.met[place], len(ops) - 1)]
+        self.met[place] += 1
+        return over_kept(op, args, kwargs, self.rewrite) if id(op) in self.changed else function(*args, **kwargs)
+
+
+def outputs_of_own_code(model: nn.Module, rewrite: Rewrite, inputs: Arguments) -> list[Tensor]:
+    """What the zeroed model itself gives."""
+    interceptor = Interceptor(model, rewrite)
+    with (
+        torch.no_grad(),
+        unfused_attention(),
+        module_names(model, interceptor.modules),
+        enable_python_dispatcher(),
+        interceptor,
+    ):
+        return list(tensors_in(model(*inputs[0], **inputs[1])))
+
+
+def over_kept(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], rewrite: Rewrite) -> Any:
+    """Run the small operator on the kept entries, and spread its results over zeros."""
+    call: Call = op.source[0]
+    names = bind(call.target, call.args, call.kwargs)
+    given = bind(call.target, args, kwargs)
+    for name, value in names.items():
+        if isinstance(value, Value):
+            given[name] = gathered(given[name], value, rewrite)
+    given.update(new_arguments(call, op.source[1], rewrite))
+    result = invoke(call, given)
+    spread = [scattered(small, value, rewrite) for small, value in zip(tensors_in(result), call.outputs, strict=True)]
+    return spread[0] if isinstance(result, Tensor) else tuple(spread)
+
+
+def invoke(call: Call, arguments: Mapping[str, Any]) -> Any:
+    """Call an operator with arguments by name."""
+    given = [each for each in call.target._schema.arguments if each.name in arguments]
+    positional = tuple(arguments[each.name] for each in given if not each.kwarg_only)
+    return perform(call, positional, {each.name: arguments[each.name] for each in given if each.kwarg_only})
+
+
+def gathered(tensor: Tensor, value: Value, rewrite: Rewrite) -> Tensor:
+    for axis in range(tensor.dim()):
+        kept = rewrite.indices(value, axis)
+        if kept is not None:
+            tensor = tensor.index_select(axis, torch.from_numpy(kept).to(tensor.device))
+    return tensor
+
+
+def scattered(small: Tensor, value: Value, rewrite: Rewrite) -> Tensor:
+    for axis, size in enumerate(value.shape):
+        kept = rewrite.indices(value, axis)
+        if kept is not None:
+            shape = [*small.shape[:axis], size, *small.shape[axis + 1 :]]
+            whole = small.new_zeros(shape)
+            small = whole.index_copy_(axis, torch.from_numpy(kept).to(small.device), small)
+    return small
+
+
+def largest_error(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
+    """The largest difference, in units of the largest entry of each output."""
+    worst = 0.0
+    for a, b in zip(expected, found, strict=True):
+        if a.shape != b.shape:
+            return float("inf")
+        if a.numel() and (a.is_floating_point() or a.is_complex()):
+            both = torch.isfinite(a) & torch.isfinite(b)
+            if not torch.equal(torch.isfinite(a), torch.isfinite(b)):
+                return float("inf")
+            scale = a[both].abs().max().item() if both.any() else 1.0
+            worst = max(worst, ((a - b)[both].abs().max().item() if both.any() else 0.0) / (scale or 1.0))
+    return worst

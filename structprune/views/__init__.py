@@ -1,0 +1,1 @@
+"""What a person sees of a model: groups, reasons, reports, drawings, progress."""

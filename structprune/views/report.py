@@ -1,0 +1,134 @@
+"""Before and after, in numbers and as text."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import Any
+
+from structprune.passes.rewrite import Rewrite
+from structprune.views.analysis import Analysis
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One parameter's shape before and after."""
+
+    name: str
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """One group's width before and after."""
+
+    name: str
+    before: int
+    after: int
+    exact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a plan does to a model."""
+
+    model: str
+    of: str
+    asked: float
+    reached: float
+    parameters: tuple[int, int]
+    macs: tuple[int, int]
+    size: tuple[int, int]
+    layers: tuple[Layer, ...]
+    cuts: tuple[Cut, ...]
+    frozen: tuple[tuple[str, float], ...]
+    kind: str
+    folded: int = 0
+    note: str = ""
+    # How far the result is from the zeroed original, in units of the largest output, where that was measured.
+    error: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.model}: asked for {self.asked:.3g} of the {self.of}, removes {self.reached:.4f}",
+            f"  {'':<22}{'before':>16}{'after':>16}{'removed':>10}",
+        ]
+        for name, (before, after) in (
+            ("parameters", self.parameters),
+            ("multiply-accumulates", self.macs),
+            ("bytes", self.size),
+        ):
+            share = 1 - after / before if before else 0.0
+            lines.append(f"  {name:<22}{before:>16,}{after:>16,}{share:>10.1%}")
+        changed = [layer for layer in self.layers if layer.before != layer.after and len(layer.before) > 1]
+        if changed:
+            width = max(len(layer.name) for layer in changed)
+            lines.append("  widths")
+            lines.extend(f"    {each.name:<{width}}  {shape(each.before)} -> {shape(each.after)}" for each in changed)
+        inexact = [cut for cut in self.cuts if not cut.exact]
+        lines.append(
+            f"  {len(self.cuts)} groups cut; "
+            + (
+                f"{len(inexact)} of them change the statistics of a normalisation"
+                if inexact
+                else "removing equals zeroing"
+            )
+        )
+        if self.folded:
+            lines.append(f"  {self.folded} removed channels were constant: folded into the biases behind them")
+        lines.extend(f"  frozen: {share:.1%} of the parameters, {reason}" for reason, share in self.frozen)
+        result = {"module": f"a {self.model}", "graph": "a torch.fx.GraphModule", "onnx": "an ONNX model"}
+        own = f"the result is {result[self.kind]}"
+        lines.append(f"  {own}" + (f": {self.note}" if self.note else ""))
+        if self.error is not None:
+            lines.append(f"  verified: {self.error:.1e} of the largest output away from the zeroed original")
+        return "\n".join(lines)
+
+
+def shape(sizes: tuple[int, ...]) -> str:
+    return " x ".join(map(str, sizes))
+
+
+def make_report(analysis: Analysis, rewrite: Rewrite, of: str, asked: float, kind: str, note: str) -> Report:
+    counts = {dim: len(kept) for dim, kept in rewrite.kept.items()}
+    parameters, macs, target = (analysis.measure(each) for each in ("params", "macs", of))
+    for each in (parameters, macs, target):
+        each.set(counts)
+    shapes = analysis.frontend.shapes()
+    after = {name: rewrite.shape(value) for name, value in analysis.solution.graph.parameters.items()}
+    sizes = analysis.frontend.itemsizes
+    total = max(analysis.frontend.total, 1)
+    return Report(
+        model=analysis.frontend.model_name,
+        of=of,
+        asked=asked,
+        reached=target.removed,
+        parameters=(parameters.whole, parameters.total),
+        macs=(macs.whole, macs.total),
+        size=(
+            int(sum(prod(each) * sizes[name] for name, each in shapes.items())),
+            int(sum(prod(after.get(name, each)) * sizes[name] for name, each in shapes.items())),
+        ),
+        layers=tuple(Layer(name, before, after.get(name, before)) for name, before in shapes.items()),
+        cuts=tuple(
+            Cut(group.name, group.size, counts[group.dim], group.exact)
+            for group in analysis.groups
+            if group.dim in counts
+        ),
+        frozen=tuple(
+            (cause.reason + (f" ({cause.where})" if cause.where is not None else ""), entries / total)
+            for cause, entries in analysis.frozen
+            if entries / total >= 0.01
+        ),
+        kind=kind,
+        folded=sum(
+            int(is_free.sum() - is_free[rewrite.kept[dim]].sum())
+            for dim, is_free in analysis.frontend.free(analysis.solution).items()
+            if dim in rewrite.kept
+        ),
+        note=note,
+    )
