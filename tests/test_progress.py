@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import models_zoo
 import structprune
 from structprune.errors import CaptureError
-from structprune.graph import progress as word
+from structprune.graph import progress as spoken
 from structprune.views import progress
 
 
@@ -144,7 +144,7 @@ def test_short_work_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "stderr", stream)
         with progress.shown(None):
             for number in range(words):
-                word.doing("solving operator", number)
+                spoken.doing("solving operator", number)
         assert ("solving" in stream.getvalue()) is is_long
         assert stream.screen() == [""]
         # At most ten states a second.
@@ -157,7 +157,7 @@ def test_nothing_where_nobody_looks(capfd: pytest.CaptureFixture[str], monkeypat
     structprune.shrink(model, 0.5, inputs)
     assert capfd.readouterr() == ("", "")
     items = [1, 2, 3]
-    assert word.walk(items, "counting") is items
+    assert spoken.walk(items, "counting") is items
 
 
 def test_asked_for_where_lines_cannot_be_rewritten(capsys: pytest.CaptureFixture[str]) -> None:
@@ -191,7 +191,7 @@ def test_a_listener_hears_everything_and_changes_nothing(monkeypatch: pytest.Mon
     terminal = terminal_of(monkeypatch)
     model, inputs = models_zoo.build("resnet20")
     heard: list[tuple[str, int, int]] = []
-    with word.listening(lambda *word: heard.append(word)):
+    with spoken.listening(lambda *word: heard.append(word)):
         loud = structprune.shrink(model, 0.5, inputs)
         count = len(heard)
         silent = structprune.shrink(model, 0.5, inputs, progress=False)
@@ -216,7 +216,7 @@ def test_a_narrow_terminal_is_never_wrapped(monkeypatch: pytest.MonkeyPatch) -> 
     with os.fdopen(theirs, "w") as stream:
         monkeypatch.setattr(sys, "stderr", stream)
         with progress.shown(True):
-            word.doing("solving operator", 1234, 99999)
+            spoken.doing("solving operator", 1234, 99999)
             line = os.read(ours, 1000).decode()
         assert line == "\rstructprune: solvin"
         assert os.read(ours, 1000).decode() == f"\r{' ' * 19}\r"
