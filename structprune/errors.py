@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
+LONGEST_NAME = 200
+
+
+def printable(text: object, longest: int = LONGEST_NAME) -> str:
+    """A name or text that a stranger's file holds, safe to print: "\\x1b[31m" instead of a terminal that turns red.
+
+    Characters that are not printable (controls, escapes, line ends, marks that turn the direction of writing,
+    bytes that are no text) are shown by their codes; what is longer than `longest` is cut in the middle.
+    """
+    shown = str(text)
+    if len(shown) > longest:
+        shown = f"{shown[: longest // 2]} ... {shown[len(shown) - longest // 2 :]}"
+    if shown.isprintable():
+        return shown
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in shown)
+
 
 class StructpruneError(Exception):
     """The root of all errors of this package."""
+
+    def __str__(self) -> str:
+        # Messages quote names and other libraries' errors: whatever those hold, a message can be printed.
+        lines = super().__str__().split("\n")
+        return "\n".join(printable(line, len(line)) for line in lines)
 
 
 class InvalidArgument(StructpruneError, ValueError):

@@ -459,3 +459,13 @@ def test_explaining_what_is_not_there() -> None:
     analysis = structprune.analyze(Net(), X)
     raised(InvalidArgument, lambda: analysis.explain("firs"), "'firs'", "first.weight")
     raised(InvalidArgument, lambda: analysis.explain("third.weight"), "'third.weight'")
+
+
+def test_no_message_reaches_the_terminal_as_anything_but_text() -> None:
+    hostile = "\x1b[31mred\x07\r\x9b2J\u202eback\ud800 \u2028 \t tail"
+    shown = errors.printable(hostile)
+    assert shown.isprintable() and "\\x1b[31mred\\x07\\r\\x9b2J\\u202eback\\ud800" in shown and shown.endswith("tail")
+    assert errors.printable("plain, ä, 漢") == "plain, ä, 漢"
+    assert len(errors.printable("a" * 10**6)) < 250 and errors.printable("a" * 10**6 + "\x1b").endswith("\\x1b")
+    for kind in (UnsupportedModel, InvalidArgument, MissingPackage):
+        assert str(kind(f"the name {hostile}\nsecond line")).splitlines() == [f"the name {shown}", "second line"]
