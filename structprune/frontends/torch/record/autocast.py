@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from structprune.frontends.torch.record import private
 from structprune.frontends.torch.record.record import Call, Region, map_tensors, tensors_in
 
 META = torch.device("meta")
@@ -45,31 +46,23 @@ def region(function: Any, tensors: Sequence[Tensor], outer: int) -> Region | Non
     return device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
 
 
-def is_cast(function: Any, device: str) -> bool:
-    """Autocast has a rule of its own for this operator."""
-    key = getattr(torch._C.DispatchKey, f"Autocast{device.upper()}", None)
-    return key is not None and hasattr(function, "_schema") and bool(function.has_kernel_for_dispatch_key(key))
-
-
 @lru_cache(maxsize=4096)
 def is_affected(function: Any, device: str) -> bool:
     """Autocast changes what this operator computes, or what an operator that it consists of does."""
     if not hasattr(function, "_schema") or function.namespace != "aten":
         return True
-    composite = torch._C.DispatchKey.CompositeImplicitAutograd
-    return is_cast(function, device) or bool(function.has_kernel_for_dispatch_key(composite))
+    return private.has_autocast_rule(function, device) or private.is_composite(function)
 
 
 class StandIn(Tensor):
     """A tensor that has a device, for autocast to see, but computes on the meta device."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    __torch_function__ = private.no_torch_function
 
     @staticmethod
     def __new__(cls, meta: Tensor, device: torch.device) -> StandIn:
-        return torch.Tensor._make_wrapper_subclass(
-            cls, meta.size(), strides=meta.stride(), dtype=meta.dtype, device=device
-        )
+        made: StandIn = private.wrapper(cls, meta, device)
+        return made
 
     def __init__(self, meta: Tensor, device: torch.device) -> None:
         self.meta = meta

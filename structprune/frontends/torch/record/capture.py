@@ -10,21 +10,20 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._dispatch.python import enable_python_dispatcher, no_python_dispatcher
-from torch._subclasses.schema_check_mode import SchemaCheckMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from structprune.errors import CaptureError
 from structprune.frontends.torch.read import operators  # noqa: F401  registers the entries
 from structprune.frontends.torch.read.lower import has_rule
-from structprune.frontends.torch.record.autocast import imagined, is_cast, nesting, on_meta, region
+from structprune.frontends.torch.record import private
+from structprune.frontends.torch.record.autocast import imagined, nesting, on_meta, region
 from structprune.frontends.torch.record.record import (
     Arguments,
     Call,
@@ -36,13 +35,11 @@ from structprune.frontends.torch.record.record import (
 )
 from structprune.frontends.torch.record.shape import quick_shape
 from structprune.frontends.torch.record.surroundings import (
-    function_calls,
     left_as_found,
     module_names,
-    straight_to,
-    unfused_attention,
 )
 from structprune.graph.graph import Shape, Value, Where
+from structprune.graph.operator import RULES
 from structprune.graph.progress import doing
 
 # Frames of torch and of this package say nothing about the user's code.
@@ -58,13 +55,12 @@ LARGEST_CONSTANT = 1 << 22
 class Ghost(Tensor):
     """A tensor without data. Operators on it are seen by the recorder alone."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    __torch_function__ = private.no_torch_function
 
     @staticmethod
     def __new__(cls, like: Tensor, device: torch.device) -> Ghost:
-        return torch.Tensor._make_wrapper_subclass(
-            cls, like.size(), strides=like.stride(), dtype=like.dtype, device=device
-        )
+        made: Ghost = private.wrapper(cls, like, device)
+        return made
 
     def __init__(self, like: Tensor, device: torch.device) -> None:
         self.origin: Tensor | None = None
@@ -85,19 +81,12 @@ class GhostEscaped(Exception):
     """The model wants the values of a tensor that has none."""
 
 
-class Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
-    """The dispatch mode that records; it subclasses a mode that torch admits before dispatch."""
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Otherwise every operator passes through dynamo's wrapper, and dynamo is imported for it."""
-        return False
+class Recorder:
+    """Sees the operators of a running model, and records them."""
 
     def __init__(
         self, model: nn.Module, is_real: bool, answers: Sequence[tuple[Any, Any]] = (), known: Capture | None = None
     ) -> None:
-        TorchDispatchMode.__init__(self, torch._C.DispatchKey.PreDispatch)  # type: ignore[no-untyped-call]
-        self._dispatch_key = torch._C.DispatchKey.PreDispatch
         self.is_real = is_real
         self.answers: list[tuple[Any, Any]] = []
         self._given_answers = iter(answers)
@@ -134,12 +123,18 @@ class Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
                 self._storages.add(tensor.untyped_storage().data_ptr())
                 self._by_storage.setdefault((tensor.data_ptr(), tuple(tensor.shape)), name)
 
-    def __enter__(self) -> Recorder:
-        TorchDispatchMode.__enter__(self)  # type: ignore[no-untyped-call]
-        return self
-
-    def __exit__(self, *details: Any) -> None:
-        TorchDispatchMode.__exit__(self, *details)  # type: ignore[no-untyped-call]
+    @contextmanager
+    def recording(self, model: nn.Module) -> Iterator[None]:
+        """Inside, what this thread computes is recorded."""
+        with (
+            private.LOCK,
+            private.unfused_attention(),
+            module_names(model, self.modules),
+            private.function_calls(self.grad_modes),
+            torch.no_grad() if self.is_real else torch.enable_grad(),
+            private.operators_to(self.handle),
+        ):
+            yield
 
     # -- values --------------------------------------------------------------------------------
 
@@ -209,24 +204,22 @@ class Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
 
     # -- recording -----------------------------------------------------------------------------
 
-    def __torch_dispatch__(
-        self, function: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
+    def handle(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """One operator: recorded whole, or as what it consists of."""
         if function.namespace == "prim":
             return function(*args, **kwargs)
         if decomposes(function) and not self._is_cast(function, args, kwargs):
-            with self:
+            with private.seen_again():
                 result = function.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
-        with no_python_dispatcher():
+        with private.no_python_dispatcher():
             return self._record(function, args, kwargs)
 
     def _is_cast(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Autocast has a rule for it here: it stays whole, since its parts would run in other types."""
         found = region(function, list(tensors_in((args, kwargs))), self.nesting)
-        return found is not None and is_cast(function, found[0])
+        return found is not None and private.has_autocast_rule(function, found[0])
 
     def _record(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         tensors = list(tensors_in((args, kwargs)))
@@ -262,6 +255,9 @@ class Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
                 result = imagined(function, args, kwargs, self._meta)
             elif (result := quick_shape(function, args, kwargs)) is None:
                 result = function(*on_meta(args, self._meta), **on_meta(kwargs, self._meta))
+            if torch.Tag.inplace_view in function.tags and isinstance(tensors[0], Ghost):
+                with private.no_torch_dispatch():
+                    function(*args, **kwargs)  # it changes the form of the ghost itself and reads no data
             result = self._wrap(result, device, tensors, function._opname.endswith("_"))
         for index, tensor in enumerate(tensors_in(result)):
             # An operator in place gives back its own argument: a new value for the same tensor.
@@ -369,21 +365,15 @@ def name_of(function: Any) -> str:
     return str(function._opname) if hasattr(function, "_opname") else str(function)
 
 
-_DECOMPOSES: dict[Any, bool] = {}
-
-
 def decomposes(function: Any) -> bool:
     """Composite operators without a rule of their own are recorded as what they consist of."""
-    found = _DECOMPOSES.get(function)
-    if found is None:
-        key = torch._C.DispatchKey.CompositeImplicitAutograd
-        found = (
-            not has_rule(function)
-            and hasattr(function, "has_kernel_for_dispatch_key")
-            and function.has_kernel_for_dispatch_key(key)
-        )
-        _DECOMPOSES[function] = found
-    return found
+    return is_taken_apart(function, len(RULES))
+
+
+@lru_cache(maxsize=4096)
+def is_taken_apart(function: Any, known_rules: int) -> bool:
+    """What is remembered holds for as long as no rule is added."""
+    return not has_rule(function) and private.is_composite(function)
 
 
 def capture(model: nn.Module, inputs: Arguments) -> Capture:
@@ -435,18 +425,7 @@ def record(
 
     args, kwargs = map_tensors(inputs[0], enter), map_tensors(inputs[1], enter)
     recorder.varying.update(entering)
-    with ExitStack() as stack:
-        for context in (
-            left_as_found(model, is_real, training),
-            unfused_attention(),
-            module_names(model, recorder.modules),
-            function_calls(recorder.grad_modes),
-            torch.no_grad() if is_real else torch.enable_grad(),
-            enable_python_dispatcher(),
-            recorder,
-            straight_to(recorder),
-        ):
-            stack.enter_context(context)
+    with left_as_found(model, is_real, training), recorder.recording(model):
         try:
             result = model(*args, **kwargs)
         except Exception as error:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from operator import is_
+from threading import get_ident
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch._C import DispatchKey
-from torch._ops import OpOverload
 
 from structprune.frontends.torch.record.record import PLAIN
-
-PRE_DISPATCH = DispatchKey.PreDispatch
 
 # Attributes that hold nothing in which other objects are kept. Most of a model's are.
 NO_CONTAINERS = PLAIN | {Tensor, nn.Parameter}
@@ -80,84 +76,25 @@ def refill(container: Any, content: Any) -> None:
 
 @contextmanager
 def module_names(model: nn.Module, stack: list[str]) -> Iterator[None]:
-    """Keep the name of the module that is running at the end of a list."""
-    names = {id(module): name for name, module in model.named_modules()}
+    """Keep the name of the module that is running in this thread at the end of a list."""
+    thread, hooks = get_ident(), []
 
-    def enter(module: nn.Module, args: Any) -> None:
-        stack.append(names.get(id(module), stack[-1] if stack else ""))
+    def entering(name: str) -> Callable[..., None]:
+        def enter(module: nn.Module, args: Any) -> None:
+            if get_ident() == thread:
+                stack.append(name)
+
+        return enter
 
     def leave(module: nn.Module, args: Any, result: Any) -> None:
-        stack.pop()
+        if get_ident() == thread:
+            stack.pop()
 
-    hooks = [
-        nn.modules.module.register_module_forward_pre_hook(enter),
-        nn.modules.module.register_module_forward_hook(leave, always_call=True),
-    ]
+    for name, module in model.named_modules():
+        hooks.append(module.register_forward_pre_hook(entering(name), prepend=True))
+        hooks.append(module.register_forward_hook(leave, always_call=True))
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
-
-
-@contextmanager
-def unfused_attention() -> Iterator[None]:
-    """Encoder layers take a fused shortcut in eval mode; record what they mean in its place."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
-
-
-@contextmanager
-def straight_to(mode: Any) -> Iterator[None]:
-    """Operators go straight to a mode that sees them before dispatch.
-
-    Torch's own way there takes all arguments apart, and the mode off a stack and on again, for each of them: a
-    third of the time that recording takes.
-    """
-    stack = torch._ops.mode_stack_state_for_pre_dispatch()  # type: ignore[no-untyped-call]
-    torchs = OpOverload._get_dispatch
-
-    def get_dispatch(operator: OpOverload[..., Any], key: DispatchKey) -> Any:
-        is_for_mode = key == PRE_DISPATCH and stack._schema_check_mode is mode
-        if not is_for_mode or torch._C._dispatch_tls_is_dispatch_key_excluded(DispatchKey.Python):
-            return torchs(operator, key)
-
-        def handler(*args: Any, **kwargs: Any) -> Any:
-            stack._schema_check_mode = None
-            torch._C._dispatch_tls_set_dispatch_key_included(PRE_DISPATCH, False)
-            try:
-                return mode.__torch_dispatch__(operator, (), args, kwargs)
-            finally:
-                stack._schema_check_mode = mode
-                torch._C._dispatch_tls_set_dispatch_key_included(PRE_DISPATCH, True)
-
-        return handler
-
-    OpOverload._get_dispatch = get_dispatch  # type: ignore[method-assign, assignment]
-    try:
-        yield
-    finally:
-        OpOverload._get_dispatch = torchs  # type: ignore[method-assign]
-
-
-@contextmanager
-def function_calls(modes: list[bool]) -> Iterator[None]:
-    """Keep whether an autograd.Function that is running was called with gradients: its forward runs without them."""
-    plain = torch.autograd.Function.__dict__["apply"]
-
-    def apply(cls: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
-        modes.append(modes[-1] if modes else torch.is_grad_enabled())
-        try:
-            return plain.__get__(None, cls)(*args, **kwargs)
-        finally:
-            modes.pop()
-
-    torch.autograd.Function.apply = classmethod(apply)
-    try:
-        yield
-    finally:
-        torch.autograd.Function.apply = plain

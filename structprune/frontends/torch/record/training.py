@@ -17,6 +17,7 @@ from structprune.algebra.axis import Dim
 from structprune.errors import CaptureError, UnsupportedRatio
 from structprune.frontends.protocol import Choose, Constraints
 from structprune.frontends.torch.read.lower import bind, lower
+from structprune.frontends.torch.record import private
 from structprune.frontends.torch.record.capture import raised_at, record
 from structprune.frontends.torch.record.record import Arguments, Call, Capture, Stopped, depends_on_data
 from structprune.graph.graph import Value
@@ -116,11 +117,11 @@ def touched(before: Solution, after: Solution) -> dict[Dim, str]:
 @contextmanager
 def random_numbers_kept(model: nn.Module) -> Iterator[Any]:
     """Every generator is left as it was; asked afterwards, says whether those of Python or numpy were used."""
-    python, numpy = random.getstate(), np.random.get_state()
-    before = pickle.dumps((python, numpy))
     used = False
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    with torch.random.fork_rng(devices):
+    with private.LOCK, torch.random.fork_rng(devices):
+        python, numpy = random.getstate(), np.random.get_state()
+        before = pickle.dumps((python, numpy))
         torch.default_generator.manual_seed(0)
         try:
             yield lambda: used

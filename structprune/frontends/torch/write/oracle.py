@@ -13,14 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._dispatch.python import enable_python_dispatcher
 
 from structprune.frontends.torch.read.lower import bind, qualified_name
+from structprune.frontends.torch.record import private
 from structprune.frontends.torch.record.autocast import perform
 from structprune.frontends.torch.record.capture import Recorder
 from structprune.frontends.torch.record.record import Arguments, Call, Capture, tensors_in
 from structprune.frontends.torch.record.run import run
-from structprune.frontends.torch.record.surroundings import module_names, unfused_attention
 from structprune.frontends.torch.write.module import new_arguments
 from structprune.graph.graph import Op, Value, Where
 from structprune.passes.rewrite import Rewrite
@@ -78,13 +77,14 @@ def changed_ops(rewrite: Rewrite) -> list[Op]:
 def same_chance(model: nn.Module) -> Iterator[None]:
     """What two runs draw is the same; the caller's own numbers go on as if nothing had been drawn."""
     cards = {tensor.device for tensor in model.parameters() if tensor.device.type == "cuda"}
-    with torch.random.fork_rng(list(cards)):
+    # Generators are the whole process's: another thread that shrinks a model waits.
+    with private.LOCK, torch.random.fork_rng(list(cards)):
         for generator in (torch.default_generator, *(torch.cuda.default_generators[card.index] for card in cards)):
             generator.manual_seed(0)
         yield
 
 
-class Interceptor(Recorder):  # type: ignore[no-untyped-call]
+class Interceptor(Recorder):
     """Runs a model's own code, with the changed operators taken over what is kept.
 
     For models whose path depends on data: no recorded graph stands for them.
@@ -114,13 +114,7 @@ class Interceptor(Recorder):  # type: ignore[no-untyped-call]
 def outputs_of_own_code(model: nn.Module, rewrite: Rewrite, inputs: Arguments) -> list[Tensor]:
     """What the zeroed model itself gives."""
     interceptor = Interceptor(model, rewrite)
-    with (
-        torch.no_grad(),
-        unfused_attention(),
-        module_names(model, interceptor.modules),
-        enable_python_dispatcher(),
-        interceptor,
-    ):
+    with interceptor.recording(model):
         return list(tensors_in(model(*inputs[0], **inputs[1])))
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import fx, nn
 from torch.fx.graph import PythonCode
 
+from structprune.frontends.torch.record import private
 from structprune.frontends.torch.record.record import rebuilt_like
 
 
@@ -103,7 +104,7 @@ class OperatorName:
 
 
 def operator_name(target: Any) -> Any:
-    return OperatorName(str(target)) if isinstance(target, torch._ops.OpOverload) else target
+    return OperatorName(str(target)) if isinstance(target, private.OpOverload) else target
 
 
 def copied(graph: fx.Graph) -> fx.Graph:

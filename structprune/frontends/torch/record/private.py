@@ -1,0 +1,204 @@
+"""Every private name of torch that this package uses, each checked for at import.
+
+What is patched is patched for one thread alone, by one recording at a time, and put back.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import get_ident
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# One recording at a time in this process; one inside another is allowed.
+LOCK = threading.RLock()
+
+# A path from `torch` for each private name.
+NAMES = (
+    "_C.DispatchKey.PreDispatch",
+    "_C.DispatchKey.Python",
+    "_C.DispatchKey.CompositeImplicitAutograd",
+    "_C._EnablePythonDispatcher",
+    "_C._DisablePythonDispatcher",
+    "_C._dispatch_tls_is_dispatch_key_excluded",
+    "_C._dispatch_tls_is_dispatch_key_included",
+    "_C._dispatch_tls_set_dispatch_key_included",
+    "_C._disabled_torch_function_impl",
+    "_C._DisableTorchDispatch",
+    "_C._functorch.maybe_current_level",
+    "_ops.OpOverload._get_dispatch",
+    "_ops.OpOverload.decompose",
+    "_ops.OpOverload.has_kernel_for_dispatch_key",
+    "utils._python_dispatch._get_current_dispatch_mode",
+    "utils._python_dispatch.TorchDispatchMode",
+    "Tensor._make_wrapper_subclass",
+    "autograd.Function.apply",
+    "backends.mha.get_fastpath_enabled",
+)
+
+
+def found(path: str) -> Any:
+    """What torch has under a path; None where it has nothing."""
+    place: Any = torch
+    for name in path.split("."):
+        place = getattr(place, name, None)
+    return place
+
+
+missing = tuple(path for path in NAMES if found(path) is None)
+# Whether models can be recorded on tensors without data; otherwise torch.export serves.
+is_available = not missing
+
+PRE_DISPATCH = found("_C.DispatchKey.PreDispatch")
+PYTHON = found("_C.DispatchKey.Python")
+COMPOSITE = found("_C.DispatchKey.CompositeImplicitAutograd")
+python_dispatcher = found("_C._EnablePythonDispatcher")
+no_python_dispatcher = found("_C._DisablePythonDispatcher")
+no_torch_function = found("_C._disabled_torch_function_impl")
+no_torch_dispatch = found("_C._DisableTorchDispatch")
+OpOverload = found("_ops.OpOverload") or type(torch.ops.aten.add.Tensor)
+_is_excluded = found("_C._dispatch_tls_is_dispatch_key_excluded")
+_is_included = found("_C._dispatch_tls_is_dispatch_key_included")
+_include = found("_C._dispatch_tls_set_dispatch_key_included")
+_functorch_level = found("_C._functorch.maybe_current_level")
+_Mode: Any = found("utils._python_dispatch.TorchDispatchMode") or object
+_current_mode = found("utils._python_dispatch._get_current_dispatch_mode")
+
+
+def wrapper(cls: type[Tensor], like: Tensor, device: torch.device) -> Any:
+    """A tensor of a subclass, with the form of another and no data."""
+    make: Any = Tensor._make_wrapper_subclass
+    return make(cls, like.size(), strides=like.stride(), dtype=like.dtype, device=device)
+
+
+def is_composite(function: Any) -> bool:
+    """Whether torch itself takes the operator apart, into others that have gradients of their own."""
+    has_kernel = getattr(function, "has_kernel_for_dispatch_key", None)
+    return has_kernel is not None and bool(has_kernel(COMPOSITE))
+
+
+def has_autocast_rule(function: Any, device: str) -> bool:
+    """Whether autocast has a rule of its own for the operator."""
+    key = found(f"_C.DispatchKey.Autocast{device.upper()}")
+    return key is not None and hasattr(function, "_schema") and bool(function.has_kernel_for_dispatch_key(key))
+
+
+def surrounding_tracer() -> str | None:
+    """What stands around this call and traces or transforms, if anything does: nothing can be recorded inside."""
+    if _functorch_level is not None and _functorch_level() is not None:
+        return "a transform of torch.func (vmap, grad)"
+    if _is_included is not None and _is_included(PRE_DISPATCH):
+        return "a tracer (make_fx, torch.export)"
+    mode = _current_mode() if _current_mode is not None else None
+    is_infrastructure = getattr(mode, "is_infra_mode", None)
+    return type(mode).__name__ if is_infrastructure is not None and is_infrastructure() else None
+
+
+@contextmanager
+def seen_again() -> Iterator[None]:
+    """While an operator is handled, those that it calls go to the handler as well."""
+    _include(PRE_DISPATCH, True)
+    try:
+        yield
+    finally:
+        _include(PRE_DISPATCH, False)
+
+
+Handler = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
+
+
+class Below(_Mode):  # type: ignore[misc]
+    """Sees operators after the transforms of torch.func (vmap, grad): what these make of a model's own operators."""
+
+    def __init__(self, handle: Handler) -> None:
+        super().__init__()
+        self.handle = handle
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Otherwise every operator passes through dynamo's wrapper, and dynamo is imported for it."""
+        return False
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return self.handle(function, args, kwargs or {})
+
+
+@contextmanager
+def operators_to(handle: Handler) -> Iterator[None]:
+    """The operators of this thread go to a handler, before composite ones are taken apart.
+
+    Torch has modes for this. They are kept in one stack for all threads, and the way through them takes a third of
+    the time that recording takes.
+    """
+    thread, torchs = get_ident(), OpOverload._get_dispatch
+
+    def get_dispatch(operator: Any, key: Any) -> Any:
+        if key != PRE_DISPATCH or get_ident() != thread or _is_excluded(PYTHON):
+            return torchs(operator, key)
+
+        def handler(*args: Any, **kwargs: Any) -> Any:
+            _include(PRE_DISPATCH, False)
+            try:
+                if _functorch_level() is None:
+                    return handle(operator, args, kwargs)
+                with no_python_dispatcher(), Below(handle):
+                    return operator(*args, **kwargs)
+            finally:
+                _include(PRE_DISPATCH, True)
+
+        return handler
+
+    with LOCK, patched(OpOverload, "_get_dispatch", get_dispatch), python_dispatcher():
+        was_included = _is_included(PRE_DISPATCH)
+        _include(PRE_DISPATCH, True)
+        try:
+            yield
+        finally:
+            _include(PRE_DISPATCH, was_included)
+
+
+@contextmanager
+def unfused_attention() -> Iterator[None]:
+    """Encoder layers take a fused shortcut in eval mode; in this thread they do what it means instead."""
+    thread, torchs = get_ident(), torch.backends.mha.get_fastpath_enabled
+
+    def get_fastpath_enabled() -> bool:
+        return get_ident() != thread and torchs()
+
+    with LOCK, patched(torch.backends.mha, "get_fastpath_enabled", get_fastpath_enabled):
+        yield
+
+
+@contextmanager
+def function_calls(modes: list[bool]) -> Iterator[None]:
+    """Keep whether an autograd.Function that is running was called with gradients: its forward runs without them."""
+    thread, plain = get_ident(), torch.autograd.Function.__dict__["apply"]
+
+    def apply(cls: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
+        if get_ident() != thread:
+            return plain.__get__(None, cls)(*args, **kwargs)
+        modes.append(modes[-1] if modes else torch.is_grad_enabled())
+        try:
+            return plain.__get__(None, cls)(*args, **kwargs)
+        finally:
+            modes.pop()
+
+    with LOCK, patched(torch.autograd.Function, "apply", classmethod(apply)):
+        yield
+
+
+@contextmanager
+def patched(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Another attribute for a while. Only inside the lock."""
+    before = vars(owner)[name]
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
