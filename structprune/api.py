@@ -5,20 +5,21 @@ from __future__ import annotations
 import gc
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from math import isfinite
-from numbers import Real
-from pathlib import Path
+from dataclasses import dataclass
+from decimal import Decimal
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 
 from structprune.algebra.axis import Axis, Kept, unordered
 from structprune.errors import InvalidArgument, PlanMismatch, UnsupportedRatio
-from structprune.frontends import check_output, neutral, read, stored_shapes
+from structprune.frontends import check_output, neutral, read, read_state, stored_shapes
 from structprune.frontends.names import matching, numbered
-from structprune.frontends.protocol import Constraints
+from structprune.frontends.protocol import Constraints, Realized
+from structprune.graph.plan_file import short
 from structprune.passes.group import Group
 from structprune.passes.measure import channels
 from structprune.passes.score import CRITERIA, Criterion, random_scores, score
@@ -61,8 +62,9 @@ def shrink(
     standard error; left out, it does so where that is a terminal.
     """
     check_output(model, output_path, force)
-    with shown(progress):
-        made = plan(
+    check_switches(progress=progress, force=force)
+    with shown(progress), neutral(model):
+        decision = decide(
             model,
             ratio,
             example_inputs,
@@ -76,10 +78,11 @@ def shrink(
             verify=verify,
             seed=seed,
         )
-        small = made.carry_out(model, at_once=True, output_path=output_path, force=force)
-    if output == "auto" and made.report is not None and made.report.kind == "graph":
+        small = decision.carried_out(output_path, force)
+    report = decision.plan.report
+    if output == "auto" and report is not None and report.kind == "graph":
         warnings.warn(
-            f"the result is a torch.fx.GraphModule: a {made.model} cannot take the new sizes. {made.report.note}",
+            f"the result is a torch.fx.GraphModule: a {decision.plan.model} cannot take the new sizes. {report.note}",
             stacklevel=2,
         )
     return small
@@ -102,22 +105,73 @@ def plan(
     progress: bool | None = None,
 ) -> Plan:
     """The decision that `shrink` would carry out."""
-    check_options(ratio, of, score, scope, align, output, verify, seed)
+    check_switches(progress=progress)
+    with shown(progress), neutral(model):
+        return decide(
+            model,
+            ratio,
+            example_inputs,
+            of=of,
+            score=score,
+            scope=scope,
+            exclude=exclude,
+            only=only,
+            align=align,
+            output=output,
+            verify=verify,
+            seed=seed,
+        ).plan
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A plan, and what it was made from: the model was read a moment ago and need not be read again."""
+
+    plan: Plan
+    analysis: Analysis
+    realized: Realized
+
+    def carried_out(self, output_path: Any = None, force: bool = False) -> Any:
+        small = self.plan.made(self.analysis, self.realized)
+        return self.analysis.frontend.deliver(small, output_path, force)
+
+
+def decide(
+    model: Any,
+    ratio: float,
+    example_inputs: Any = None,
+    *,
+    of: str = "params",
+    score: str | Criterion = "l2",
+    scope: str = "global",
+    exclude: Sequence[str] = (),
+    only: Sequence[str] = (),
+    align: int | str | None = None,
+    output: str = "auto",
+    verify: str | None = "shapes",
+    seed: int = 0,
+) -> Decision:
+    """Read the model and choose what stays of it."""
+    check_choices(of, score, scope, output, verify)
+    ratio, seed = as_share(ratio), as_count("seed", seed, 0)
+    align = align if align is None or isinstance(align, str) else as_count("align", align, 1, tuple(BLOCKS))
+    if isinstance(align, str) and align not in BLOCKS:
+        align = as_count("align", align, 1, tuple(BLOCKS))
     exclude, only = as_patterns("exclude", exclude), as_patterns("only", only)
     if exclude or only:
         # Before the model is read, which takes longer.
         matching(stored_shapes(model), (*exclude, *only))
-    with shown(progress), neutral(model), paused_collector():
-        analysis = analyze(model, example_inputs)
+    with paused_collector():
+        analysis = Analysis(read(model, example_inputs))
         names = {*analysis.frontend.shapes(), *analysis.solution.graph.parameters}
         excluded, wanted = matching(names, exclude), matching(names, only) if only else names
         groups = admitted(analysis.groups, excluded, wanted)
         chooser = Chooser(analysis, groups, ratio, of, score, scope, align, seed)
         realized = analysis.frontend.realize(analysis.solution, chooser, output)
     options = {
-        "ratio": float(ratio),
+        "ratio": ratio,
         "of": of,
-        "score": score if isinstance(score, str) else getattr(score, "__name__", "a function"),
+        "score": score if isinstance(score, str) else str(getattr(score, "__name__", "a function")),
         "scope": scope,
         "exclude": list(exclude),
         "only": list(only),
@@ -125,7 +179,7 @@ def plan(
         "seed": seed,
     }
     realized.note = "; ".join(note for note in (realized.note, chooser.note) if note)
-    return make_plan(analysis, realized, model, options, output, verify)
+    return Decision(make_plan(analysis, realized, model, options, output, verify), analysis, realized)
 
 
 @contextmanager
@@ -142,44 +196,79 @@ def paused_collector() -> Iterator[None]:
 
 def analyze(model: Any, example_inputs: Any = None, *, progress: bool | None = None) -> Analysis:
     """The groups of a model, what ties each together, what is frozen and why."""
+    check_switches(progress=progress)
     with shown(progress), neutral(model):
         return Analysis(read(model, example_inputs))
 
 
 def load(
-    model: Any, plan_path: str | Path, state_dict: Mapping[str, Any], *, progress: bool | None = None
+    model: Any,
+    plan_path: str | os.PathLike[str] | Plan,
+    state_dict: Mapping[str, Any] | str | os.PathLike[str],
+    *,
+    progress: bool | None = None,
 ) -> Any:
-    """Rebuild a shrunk model from its original class, a saved plan and a state dict. No pickle."""
+    """Rebuild a shrunk model from its original class, a saved plan and its weights. No pickle.
+
+    The state dict may be given as the path of one: .safetensors, or a file of torch.save.
+    """
+    check_switches(progress=progress)
     plan = Plan.load(plan_path)
+    state = read_state(model, state_dict)
     plan.check(model)
     # An index that is drawn anew in each instance: the state dict brings the one that the plan was made for.
     with numbered(model, plan.indices):
         small = plan.apply(model, progress=progress)
     try:
-        small.load_state_dict(state_dict)
-    except RuntimeError as error:
-        raise PlanMismatch(f"the state dict does not fit the plan {plan_path}: {error}") from error
+        small.load_state_dict(state)
+    except (RuntimeError, AttributeError, TypeError) as error:  # the latter two: names that are no texts
+        raise PlanMismatch(f"the state dict does not fit the plan: {error}") from error
     return small
 
 
-def check_options(ratio: Any, of: Any, score: Any, scope: Any, align: Any, output: Any, verify: Any, seed: Any) -> None:
-    if isinstance(ratio, bool) or not isinstance(ratio, Real) or not isfinite(ratio) or not 0 <= float(ratio) < 1:
-        raise InvalidArgument(f"ratio={ratio!r} is not usable: give the share to remove, a number from 0 to below 1")
-    for name, value, least, words in (("align", align, 1, (None, *BLOCKS)), ("seed", seed, 0, ())):
-        if (isinstance(value, bool) or not isinstance(value, int) or value < least) and value not in words:
-            others = "".join(f", or {word!r}" for word in words if word)
-            raise InvalidArgument(f"{name}={value!r} is not usable: give a whole number, {least} or more{others}")
+# -- arguments ---------------------------------------------------------------------------------------
+
+
+def as_share(ratio: Any) -> float:
+    """A ratio as a number: of Python, of numpy, or in a tensor without axes."""
+    problem = f"ratio={short(ratio)} is not usable: give the share to remove, a number from 0 to below 1"
+    plain = ratio.item() if getattr(ratio, "shape", None) == () and hasattr(ratio, "item") else ratio
+    if isinstance(plain, bool | np.bool_) or not isinstance(plain, Real | Decimal):
+        raise InvalidArgument(problem)
+    try:
+        share = float(plain)
+    except (ValueError, OverflowError) as error:
+        raise InvalidArgument(problem) from error
+    if not 0 <= share < 1:
+        raise InvalidArgument(problem)
+    return share
+
+
+def as_count(name: str, value: Any, least: int, words: Sequence[str] = ()) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= int(value) < 1 << 64:
+        others = "".join(f", or {word!r}" for word in words)
+        raise InvalidArgument(f"{name}={short(value)} is not usable: give a whole number, {least} or more{others}")
+    return int(value)
+
+
+def check_switches(**switches: Any) -> None:
+    for name, value in switches.items():
+        if value is not None and not isinstance(value, bool):
+            raise InvalidArgument(f"{name}={short(value)} is not usable: give True or False")
+
+
+def check_choices(of: Any, score: Any, scope: Any, output: Any, verify: Any) -> None:
     for name, value, known in (
         ("of", of, MEASURES),
         ("scope", scope, SCOPES),
         ("output", output, OUTPUTS),
         ("verify", verify, VERIFICATIONS),
     ):
-        if value not in known:
-            raise InvalidArgument(f"{name}={value!r} is unknown; choose one of {', '.join(map(repr, known))}")
+        if not (value is None or isinstance(value, str)) or value not in known:
+            raise InvalidArgument(f"{name}={short(value)} is unknown; choose one of {', '.join(map(repr, known))}")
     if not callable(score) and (not isinstance(score, str) or score not in CRITERIA):
         raise InvalidArgument(
-            f"score={score!r} is unknown; there are {', '.join(sorted(CRITERIA))}, or give a function "
+            f"score={short(score)} is unknown; there are {', '.join(sorted(CRITERIA))}, or give a function "
             "(group, weights) -> one number per index"
         )
 
@@ -187,9 +276,10 @@ def check_options(ratio: Any, of: Any, score: Any, scope: Any, align: Any, outpu
 def as_patterns(name: str, patterns: Any) -> tuple[str, ...]:
     if isinstance(patterns, str):
         return (patterns,)
-    if not isinstance(patterns, Sequence) or not all(isinstance(pattern, str) for pattern in patterns):
-        raise InvalidArgument(f"{name}={patterns!r} is not usable: give a name pattern or a list of them")
-    return tuple(patterns)
+    found = tuple(patterns) if isinstance(patterns, Iterable) and not isinstance(patterns, bytes | Mapping) else None
+    if found is None or not all(isinstance(pattern, str) for pattern in found):
+        raise InvalidArgument(f"{name}={short(patterns)} is not usable: give a name pattern or a list of them")
+    return found
 
 
 def admitted(groups: Sequence[Group], excluded: set[str], wanted: set[str]) -> list[Group]:

@@ -23,6 +23,7 @@ import models_zoo
 import structprune
 from structprune import cli
 from structprune.cli import outputs as cli_outputs
+from structprune.cli import shrink as cli_shrink
 from structprune.cli.arguments import EXIT_CODES, parser
 from structprune.cli.measure import compare as cli_compare
 from structprune.cli.outcome import CODES, Exit
@@ -854,7 +855,7 @@ def test_unexpected_failures(call: Any, here: Path, monkeypatch: pytest.MonkeyPa
     def fail(*details: Any, **more: Any) -> Any:
         return 1 / 0
 
-    monkeypatch.setattr(structprune, "plan", fail)
+    monkeypatch.setattr(cli_shrink, "decide", fail)
     command = ("shrink", "nets:model", "o.pt2", "--ratio", 0.5)
     code, out, error = call(*command)
     assert (code, out, names(here)) == (Exit.BUG, "", set())
@@ -868,7 +869,7 @@ def test_interrupted(call: Any, here: Path, monkeypatch: pytest.MonkeyPatch) -> 
     def interrupt(*details: Any, **more: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(structprune, "plan", interrupt)
+    monkeypatch.setattr(cli_shrink, "decide", interrupt)
     code, out, error = call("shrink", "nets:model", "o.pt2", "--ratio", 0.5)
     assert (code, out, names(here)) == (Exit.INTERRUPTED, "", set()) and error.endswith("structprune: interrupted\n")
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import models_zoo
 import structprune
 from structprune import Plan
-from structprune.errors import PlanMismatch, StructpruneError
+from structprune.errors import OutputError, PlanMismatch, StructpruneError
 
 SOME = ("resnet20", "vit", "decoder", "recurrent")
 
@@ -160,7 +160,6 @@ def test_apply_gives_what_shrink_gives(name: str, tmp_path: Path) -> None:
     expected = structprune.shrink(model, 0.5, inputs)
     plan = structprune.plan(model, 0.5, inputs)
     assert same_state(plan.apply(model), expected)
-    # The first application may use what planning built; the second cannot.
     assert same_state(plan.apply(model), expected)
     plan.save(tmp_path / "plan.json")
     loaded = Plan.load(tmp_path / "plan.json")
@@ -334,7 +333,7 @@ def test_an_edited_file(saved: Path) -> None:
 @pytest.mark.parametrize(
     "indices",
     [
-        *([], [24], [0, 24], [-1, 3], [3, 3], [5, 2], [0.5, 1.5]),
+        *([], [24], [0, 24], [-1, 3], [3, 3], [0.5, 1.5]),
         *([True, 2], ["0", "1"], [0, None], "012", {"0": 1}, None, 3),
     ],
     ids=str,
@@ -346,7 +345,7 @@ def test_edited_indices_that_cannot_be(saved: Path, indices: Any) -> None:
     assert "first.weight" in refused(edit(saved, change))
 
 
-@pytest.mark.parametrize("indices", [[], [24], [-1], [3, 3], [5, 2], [0.5, 1.5]], ids=str)
+@pytest.mark.parametrize("indices", [[], [24], [-1], [3, 3], [0.5, 1.5]], ids=str)
 def test_indices_edited_in_memory_that_cannot_be(indices: list[Any]) -> None:
     plan = structprune.plan(net(), 0.5, X)
     name = next(name for name in plan.keep if name.startswith("first.weight"))
@@ -481,7 +480,7 @@ def test_a_failed_save_leaves_the_old_file(saved: Path, monkeypatch: pytest.Monk
     before = saved.read_bytes()
     plan = structprune.plan(net(), 0.3, X)
     plan.options["score"] = object()
-    with pytest.raises(TypeError):
+    with pytest.raises(PlanMismatch, match="score=<object object"):
         plan.save(saved)
     assert saved.read_bytes() == before
     assert [path.name for path in saved.parent.iterdir()] == ["plan.json"]
@@ -491,7 +490,7 @@ def test_a_failed_save_leaves_the_old_file(saved: Path, monkeypatch: pytest.Monk
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OutputError, match="No space left"):
         plan.save(saved)
     assert saved.read_bytes() == before
     assert [path.name for path in saved.parent.iterdir()] == ["plan.json"]
@@ -502,7 +501,7 @@ def test_saving_to_where_nothing_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("old")
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "file" / "plan.json", tmp_path / "nowhere" / "plan.json", tmp_path / "folder"):
-        with pytest.raises((OSError, StructpruneError)):
+        with pytest.raises(OutputError, match="cannot be written"):
             plan.save(path)
     assert (tmp_path / "file").read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]

@@ -95,7 +95,6 @@ def test_every_long_call_shows(call: str, monkeypatch: pytest.MonkeyPatch, tmp_p
     }
     chosen = calls[call]
     if call == "apply":
-        made._ready = None
         chosen = lambda **keywords: made.apply(model, **keywords)  # noqa: E731
     chosen(progress=False)
     assert terminal.getvalue() == ""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import structprune
+from structprune.api import decide
 from structprune.frontends.torch.write.oracle import zeroed
 
 EXACT = 1e-11
@@ -164,10 +165,8 @@ def test_a_graph_trains_as_the_class_does(depth: str) -> None:
 
 def test_removing_equals_zeroing_in_training() -> None:
     model, x = Convolutional().double(), torch.randn(4, 3, 6, 6).double()
-    plan = structprune.plan(model, 0.4, x, output="graph")
-    assert plan._ready is not None
-    rewrite = plan._ready[2].rewrite
-    graph = plan.apply(model)
+    decision = decide(model, 0.4, x, output="graph")
+    rewrite, graph = decision.realized.rewrite, decision.carried_out()
     whole = copy.deepcopy(model)
     with torch.no_grad():
         for name, value in zeroed(dict(model.named_parameters()), rewrite).items():
@@ -416,10 +415,8 @@ def test_a_further_head_is_cut_with_what_it_reads(output: str, mode: bool) -> No
 
 def test_a_further_head_equals_that_of_the_zeroed_model() -> None:
     model, x = Inception().double(), torch.randn(2, 3, 4, 4).double()
-    plan = structprune.plan(model, 0.4, x)
-    assert plan._ready is not None
-    rewrite = plan._ready[2].rewrite
-    small = plan.apply(model).train()
+    decision = decide(model, 0.4, x)
+    rewrite, small = decision.realized.rewrite, decision.carried_out().train()
     assert type(small) is Inception
     parameters = zeroed(dict(model.named_parameters()), rewrite)
     with torch.no_grad():

@@ -12,7 +12,7 @@ from types import TracebackType
 
 from structprune.cli.source import files_of
 from structprune.errors import InvalidArgument, OutputError, StructpruneError
-from structprune.plan import current_umask
+from structprune.graph.plan_file import current_umask
 
 
 class Outputs:

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import structprune
+from structprune.api import decide
 from structprune.cli.outcome import Outcome
 from structprune.cli.outputs import Outputs, write
 from structprune.cli.source import Source, need, read_source
 from structprune.errors import InvalidArgument, OutputError
+from structprune.frontends import neutral
 from structprune.plan import Plan
 
 # Options of the call that are passed on where they are given; its own defaults hold otherwise.
@@ -35,12 +36,13 @@ def shrink(options: Namespace) -> Outcome:
         model = None if options.dry_run else Target.place(options, outputs)
         saved, report = (name and outputs.place(name) for name in (options.plan, options.report))
         source = read_source(options.model, options.weights, options.input)
-        plan = structprune.plan(source.model, options.ratio, source.inputs, **given)
-        note = ""
-        if model is not None:
-            with model.named():
-                small = plan.carry_out(source.model, at_once=True, output_path=model.path if source.is_onnx else None)
-            note = model.write(small, plan, source)
+        with neutral(source.model):
+            decision = decide(source.model, options.ratio, source.inputs, **given)
+            plan, note = decision.plan, ""
+            if model is not None:
+                with model.named():
+                    small = decision.carried_out(model.path if source.is_onnx else None)
+                note = model.write(small, plan, source)
         outcome = reported(plan, options, note, {"dry_run": options.dry_run})
         if saved:
             write(options.plan, saved, plan.save)

@@ -6,7 +6,7 @@ import logging
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -15,8 +15,8 @@ from typing import Any
 from structprune.cli.arguments import InputShape
 from structprune.cli.source import Source, as_example, existing, need
 from structprune.errors import InvalidArgument, StructpruneError, UnsupportedModel
+from structprune.graph.plan_file import DTYPES
 from structprune.graph.progress import doing
-from structprune.plan import DTYPES
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -141,25 +141,10 @@ def guarded(name: str, call: Any) -> Any:
 
 
 def load_weights(model: Any, name: str) -> None:
-    import torch
+    from structprune.frontends.torch.read.weights import read_weights
 
-    path = existing(name)
     try:
-        if path.suffix == ".safetensors":
-            state = need("safetensors.torch", f"reading {name}").load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except StructpruneError:
-        raise
-    except Exception as error:
-        raise UnsupportedModel(f"{name} cannot be read as weights: {type(error).__name__}: {error}") from error
-    if not isinstance(state, Mapping) or not all(isinstance(each, torch.Tensor) for each in state.values()):
-        keys = f" with the keys {', '.join(map(str, list(state)[:5]))}" if isinstance(state, Mapping) else ""
-        raise UnsupportedModel(
-            f"{name} holds a {type(state).__name__}{keys}, not a state dict: save model.state_dict() alone"
-        )
-    try:
-        model.load_state_dict(state)
+        model.load_state_dict(read_weights(name))
     except RuntimeError as error:
         raise UnsupportedModel(f"{name} does not fit the model: {error}") from error
 

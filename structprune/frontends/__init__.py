@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -22,7 +23,7 @@ def neutral(model: Any) -> AbstractContextManager[None]:
 
 
 def is_torch(model: Any) -> bool:
-    return any(base.__module__.startswith("torch.nn") for base in type(model).__mro__)
+    return any(base.__module__ == "torch.nn.modules.module" for base in type(model).__mro__)
 
 
 def read(model: Any, example_inputs: Any) -> Frontend:
@@ -48,6 +49,21 @@ def stored_shapes(model: Any) -> dict[str, Shape]:
 
         return shapes_in_file(model)
     return names.stored_shapes(model)
+
+
+def read_state(model: Any, weights: Any) -> Mapping[str, Any]:
+    """The state dict of a small torch model: as it is given, or from a file."""
+    if is_onnx(model):
+        raise InvalidArgument("load is for torch models: an ONNX file holds its weights; give it to plan.apply")
+    if isinstance(weights, str | os.PathLike):
+        names.stored(model)
+        from structprune.frontends.torch.read.weights import read_weights
+
+        return read_weights(weights)
+    if not isinstance(weights, Mapping):
+        kind = type(weights).__name__
+        raise InvalidArgument(f"the weights are a {kind}: give a state dict, or the path of a .safetensors or .pt file")
+    return weights
 
 
 def check_output(model: Any, output_path: Any, force: bool) -> None:
@@ -77,4 +93,4 @@ def with_packages() -> None:
         raise MissingPackage(f"ONNX models need {error.name}: pip install 'structprune[onnx]'") from error
 
 
-__all__ = ["Frontend", "check_output", "neutral", "read", "stored_shapes"]
+__all__ = ["Frontend", "check_output", "neutral", "read", "read_state", "stored_shapes"]

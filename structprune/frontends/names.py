@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,13 @@ from structprune.errors import InvalidArgument, PlanMismatch
 from structprune.graph.graph import Shape
 
 GIVE = "a torch.nn.Module, the path of an ONNX file, an onnx.ModelProto or an onnx_ir.Model"
+
+
+def called(model: Any) -> str:
+    """A model in a message: "this Net", or the name of its file."""
+    if isinstance(model, str | os.PathLike):
+        return os.path.basename(os.fspath(model)) or "this model"
+    return f"this {type(model).__name__}"
 
 
 def stored(model: Any) -> list[tuple[str, Any]]:
@@ -56,6 +64,8 @@ def matching(names: Iterable[str], patterns: Sequence[str]) -> set[str]:
     """The names that a pattern matches, themselves or by a module that holds them."""
     names = list(names)
     found: set[str] = set()
+    if patterns and not names:
+        raise InvalidArgument(f"the pattern {patterns[0]!r} matches no parameter and no module: there are none")
     for pattern in patterns:
         hits = {name for name in names if any(fnmatchcase(each, pattern) for each in with_modules(name))}
         if not hits:

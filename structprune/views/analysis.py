@@ -51,8 +51,9 @@ class Analysis:
             leaves = [leaf for axis in self.solution.expanded(value) for leaf in self.solution.system.leaves(axis)]
             if not value.is_trained or any(leaf not in self.solution.system.frozen for leaf in leaves):
                 continue
-            for cause in {self.solution.system.frozen[leaf] for leaf in leaves}:
-                key = (cause.reason, str(cause.where))
+            causes = [self.solution.system.frozen[leaf] for leaf in leaves]
+            # Several widths of one parameter may be held by one reason: its entries count once.
+            for key, cause in {(cause.reason, str(cause.where)): cause for cause in causes}.items():
                 shares[key] = (cause, shares.get(key, (cause, 0))[1] + prod(value.shape))
         return sorted(shares.values(), key=lambda item: -item[1])
 
@@ -71,8 +72,9 @@ class Analysis:
             held = [axis for axis in axes[:2] if axis.size > 1 and self.solution.is_held(axis)]
             if not value.is_trained or len(axes) < 2 or not held:
                 continue
-            for cause in {self.solution.system.frozen[leaf] for axis in held for leaf in variables(axis)}:
-                shares[cause.reason] = (cause, shares.get(cause.reason, (cause, 0))[1] + prod(value.shape))
+            causes = [self.solution.system.frozen[leaf] for axis in held for leaf in variables(axis)]
+            for reason, cause in {cause.reason: cause for cause in causes}.items():
+                shares[reason] = (cause, shares.get(reason, (cause, 0))[1] + prod(value.shape))
         return sorted(shares.values(), key=lambda item: -item[1])
 
     def removable(self, of: str) -> float:

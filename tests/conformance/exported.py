@@ -26,7 +26,7 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-import structprune
+from structprune.api import decide
 from structprune.frontends.onnx.write.oracle import ONLY_FATAL
 from structprune.frontends.torch.record.record import tensors_in
 from tests.conformance.catalog import Case, cases, one_of_each_family
@@ -112,8 +112,8 @@ def with_one_more(arrays: Sequence[Any]) -> list[Any]:
 def check(name: str, path: Path, arrays: Sequence[Any]) -> Row:
     """Shrink a file to half of its parameters and measure how far it is from the zeroed original."""
     start = time.process_time()
-    plan = structprune.plan(path, RATIO, arrays)
-    analysis, realized = plan.realized(path, at_once=True)
+    decision = decide(path, RATIO, arrays)
+    plan, analysis, realized = decision.plan, decision.analysis, decision.realized
     small = realized.finish(True)
     written = analysis.frontend.deliver(small, path.with_name("small.onnx"), False)
     seconds = time.process_time() - start

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-import structprune
+from structprune.api import decide
 from structprune.frontends.torch.record.record import map_tensors
 from tests.conformance.catalog import Case, cases
 
@@ -63,8 +63,8 @@ def check(case: Case) -> Row:
     model = model.double().eval()
     inputs = map_tensors(inputs, double)
     start = time.process_time()
-    plan = structprune.plan(model, RATIO, inputs)
-    analysis, realized = plan.realized(model)
+    decision = decide(model, RATIO, inputs)
+    plan, analysis, realized = decision.plan, decision.analysis, decision.realized
     small = realized.finish(True)
     seconds = time.process_time() - start
     error = analysis.frontend.error(realized.rewrite, small)

@@ -89,7 +89,7 @@ class TorchFrontend:
         return {name: tuple(tensor.shape) for name, tensor in stored(self.model)}
 
     def inputs(self) -> Any:
-        return describe(self.arguments)
+        return describe(self.arguments, with_values=self.capture.is_real)
 
     def realize(self, solution: Solution, choose: Choose, output: str) -> Realized:
         note = ""
@@ -108,7 +108,8 @@ class TorchFrontend:
                 raise UnsupportedModel(
                     f"the result cannot be a {self.model_name}: {note.rstrip('.')}. "
                     + ("Its control flow depends on data, so no graph can stand for it either."
-                       if self.is_bound_to_data() else "output='graph' or 'auto' gives a torch.fx.GraphModule.")
+                       if self.is_bound_to_data() or output == "auto"
+                       else "output='graph' or 'auto' gives a torch.fx.GraphModule.")
                 )  # fmt: skip
         training, unrecorded = self.difference_in_training
         choice = choice_for_graph(self.captures, training, solution, choose)

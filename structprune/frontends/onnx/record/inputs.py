@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from structprune.errors import CaptureError, InvalidArgument
+from structprune.errors import CaptureError, InvalidArgument, PlanMismatch
 from structprune.frontends.onnx.record.trace import Numbers, Trace, Type, trace
 
 Examples = dict[str, "Type | Numbers"]
@@ -167,4 +167,7 @@ def describe(shapes: Mapping[ir.Value, Type]) -> Any:
 
 def restore(described: Any) -> Mapping[str, Sequence[int]]:
     """The shapes of a description."""
-    return {name: tuple(each["tensor"]) for name, each in described["tuple"][1]["dict"].items()}
+    positional, named = described["tuple"][0]["tuple"], described["tuple"][1]["dict"]
+    if positional or not all("tensor" in each for each in named.values()):
+        raise PlanMismatch("the plan describes inputs of a torch model, and this is an ONNX model")
+    return {name: tuple(each["tensor"]) for name, each in named.items()}

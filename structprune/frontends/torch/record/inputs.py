@@ -133,24 +133,40 @@ def configured(model: Any, device: torch.device, dtype: torch.dtype) -> Iterator
 # -- as data ---------------------------------------------------------------------------------------
 
 
-def describe(arguments: Any) -> Any:
-    """The inputs as JSON: shapes and types of tensors, everything else as it is."""
+# Larger inputs are described by their shapes alone, whatever the model does with them.
+MOST_VALUES = 1 << 16
+
+
+def describe(arguments: Any, with_values: bool = False) -> Any:
+    """The inputs as JSON: shapes and types of tensors, everything else as it is.
+
+    `with_values`: what the model does depends on the numbers in them, which are written too.
+    """
     if isinstance(arguments, Tensor):
-        return {"tensor": list(arguments.shape), "dtype": str(arguments.dtype).removeprefix("torch.")}
+        described = {"tensor": list(arguments.shape), "dtype": str(arguments.dtype).removeprefix("torch.")}
+        if with_values and arguments.numel() <= MOST_VALUES and not arguments.is_complex():
+            numbers = arguments.detach().flatten()
+            as_python = torch.float64 if numbers.is_floating_point() else torch.int64
+            described["values"] = numbers.to(as_python).tolist()
+        return described
     if isinstance(arguments, tuple):
-        return {"tuple": [describe(item) for item in arguments]}
+        return {"tuple": [describe(item, with_values) for item in arguments]}
     if isinstance(arguments, list):
-        return {"list": [describe(item) for item in arguments]}
+        return {"list": [describe(item, with_values) for item in arguments]}
     if isinstance(arguments, Mapping):
-        return {"dict": {str(key): describe(item) for key, item in arguments.items()}}
+        return {"dict": {str(key): describe(item, with_values) for key, item in arguments.items()}}
     if arguments is None or isinstance(arguments, bool | int | float | str):
         return {"value": arguments}
     raise InvalidArgument(f"an input of type {type(arguments).__name__} cannot be written into a plan")
 
 
 def restore(described: Any, device: torch.device) -> Any:
-    """Inputs of the described form, filled with zeros."""
+    """Inputs of the described form, filled with zeros where it holds no numbers."""
     match described:
+        case {"tensor": shape, "dtype": dtype, "values": values}:
+            return torch.tensor(values, dtype=torch.float64 if "float" in dtype else torch.int64).to(
+                device, getattr(torch, dtype)
+            ).reshape(shape)
         case {"tensor": shape, "dtype": dtype}:
             return torch.zeros(shape, dtype=getattr(torch, dtype), device=device)
         case {"tuple": items}:
