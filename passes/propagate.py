@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import cast
 
 import structprune.operators  # noqa: F401  registers the rules
-from structprune.algebra.axis import Axes, Axis, Dim, Product, Reordered, Sum, fresh, variables
-from structprune.algebra.system import System
+from structprune.algebra.axis import Axes, Axis, Dim, fresh, variables
+from structprune.algebra.system import Expansion, System
 from structprune.graph.graph import Graph, Op, Value
 from structprune.graph.operator import RULES, Meeting, Operand, Zeros
 from structprune.graph.progress import walk
@@ -26,9 +27,11 @@ class Solution:
     singular: list[tuple[Op, Axis]] = field(default_factory=list)
     multiplied: list[tuple[Op, tuple[Axis, ...]]] = field(default_factory=list)
     _expanded: dict[Value, Axes] = field(default_factory=dict)
-    _expansions: dict[Axis, Axis] = field(default_factory=dict)
-    _shared: dict[object, Axis] = field(default_factory=dict)
     _held: dict[Axis, bool] = field(default_factory=dict)
+    _expansion: Expansion = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._expansion = Expansion(self.system)
 
     def expanded(self, value: Value) -> Axes:
         """The axes of a value in terms of unbound variables."""
@@ -39,20 +42,7 @@ class Solution:
 
     def expand(self, axis: Axis) -> Axis:
         """The axis in terms of unbound variables; equal expressions are one object: what is known of it serves all."""
-        found = self._expansions.get(axis)
-        if found is None:
-            found = self._expansions[axis] = self._one_of(self.system.expand(axis))
-        return found
-
-    def _one_of(self, axis: Axis) -> Axis:
-        match axis:
-            case Dim():
-                return axis
-            case Product(inner) | Sum(inner):
-                key = (type(axis), tuple(map(self._one_of, inner)))
-                return self._shared.setdefault(key, axis)
-            case Reordered(inner, entries):
-                return self._shared.setdefault((self._one_of(inner), entries.tobytes()), axis)
+        return self._expansion(axis)
 
     def is_held(self, axis: Axis) -> bool:
         """No index of this expanded axis can be removed."""
@@ -210,7 +200,7 @@ def freeze_diagonals(solution: Solution) -> None:
             factors = solution.system.factors(axis)
             if len(factors) < 2:
                 continue
-            leaves = [leaf for factor in factors for leaf in set(solution.system.leaves(factor))]
-            for leaf in set(leaves):
-                if leaves.count(leaf) > 1:
+            found = Counter(leaf for factor in factors for leaf in set(solution.system.leaves(factor)))
+            for leaf, count in found.items():
+                if count > 1:
                     solution.system.freeze(leaf, "appears twice in one product", value.producer)

@@ -32,9 +32,11 @@ class Product:
 
     factors: tuple[Axis, ...]
     size: int = field(init=False)
+    only: Axis | None = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", prod(factor.size for factor in self.factors))
+        object.__setattr__(self, "only", only_of(self.factors, self.size))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,9 +45,11 @@ class Sum:
 
     parts: tuple[Axis, ...]
     size: int = field(init=False)
+    only: Axis | None = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "size", sum(part.size for part in self.parts))
+        object.__setattr__(self, "size", sum([part.size for part in self.parts]))
+        object.__setattr__(self, "only", only_of(self.parts, self.size))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,6 +66,13 @@ class Reordered:
 
 Axis = Dim | Product | Sum | Reordered
 Axes = tuple[Axis, ...]
+
+
+def only_of(inner: tuple[Axis, ...], size: int) -> Axis | None:
+    """`(1 n)` and `(0 + n)` are n itself: bound to one of them, n would contain itself."""
+    return next((each for each in inner if each.size == size), None) if size != 1 else None
+
+
 ONE = Product(())
 
 

@@ -11,12 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from structprune.algebra import order
-from structprune.algebra.axis import ONE, Axis, Dim, Product, Reordered, Sum, assemble, fresh, product, reordered, total
+from structprune.algebra import entries, order
+from structprune.algebra.axis import ONE, Axis, Dim, Product, Reordered, Sum, flat, fresh, product, reordered, total
 from structprune.algebra.order import Indices
-
-# Stands for every index that no variable can remove.
-SINGLE = Dim(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +28,8 @@ class System:
     """The equations met so far, solved."""
 
     def __init__(self) -> None:
-        self._bound: dict[Dim, Axis] = {}
+        self._bound: dict[Axis, Axis] = {}
+        self._freezes = 0
         self.frozen: dict[Dim, Freeze] = {}
         self._cause = Freeze("boundaries that do not nest")
         self._kept: frozenset[Dim] = frozenset()
@@ -46,88 +44,95 @@ class System:
 
     def resolve(self, axis: Axis) -> Axis:
         """The axis with its outermost variable replaced by what it is bound to."""
-        while True:
-            match axis:
-                case Dim():
-                    bound = self._bound.get(axis)
-                    if bound is None:
-                        return axis
-                    deeper = self._bound.get(bound) if isinstance(bound, Dim) else None
-                    if deeper is not None:
-                        self._bound[axis] = bound = deeper
-                    axis = bound
-                case Product(inner) | Sum(inner):
-                    # `(1 n)` and `(0 + n)` are n itself: bound to one of them, n would contain itself.
-                    same = [each for each in inner if each.size == axis.size != 1]
-                    if not same:
-                        return axis
-                    axis = same[0]
-                case Reordered(whole, entries):
-                    axis = self._opened(self.resolve(whole), entries)
-                    if isinstance(axis, Reordered):
-                        return axis
+        axis = self._unbound(axis)
+        while isinstance(axis, Reordered):
+            inner, places = self._unbound(axis.inner), axis.order
+            while isinstance(inner, Reordered):
+                places, inner = inner.order[places], self._unbound(inner.inner)
+            opened = self._opened(inner, places)
+            if isinstance(opened, Reordered):
+                return axis if opened.inner is axis.inner else opened
+            axis = self._unbound(opened)
+        return axis
 
-    def _opened(self, inner: Axis, entries: Indices) -> Axis:
+    def _unbound(self, axis: Axis) -> Axis:
+        while True:
+            bound = self._bound.get(axis)
+            if bound is None:
+                only = axis.only if isinstance(axis, Product | Sum) else None
+                if only is None:
+                    return axis
+                axis = only
+                continue
+            deeper = self._bound.get(bound)
+            if deeper is not None:
+                self._bound[axis] = bound = deeper
+            axis = bound
+
+    def _opened(self, inner: Axis, places: Indices) -> Axis:
         """The order of a whole as orders of its factors or parts, as far as it is one."""
-        if isinstance(inner, Reordered):
-            entries = inner.order[entries]
-            inner = inner.inner
-        if order.is_identity(entries):
+        if order.is_identity(places):
             return inner
         if isinstance(inner, Product):
             factors = self.factors(inner)
-            if (orders := order.over_factors(entries, [each.size for each in factors])) is not None:
+            if (orders := order.over_factors(places, [each.size for each in factors])) is not None:
                 return product(reordered(factors[place], each) for place, each in orders)
         parts = self.parts(inner)
-        orders = order.over_parts(entries, [each.size for each in parts])
+        orders = order.over_parts(places, [each.size for each in parts])
         if len(parts) > 1 and orders is not None:
             return total(reordered(parts[place], each) for place, each in orders)
-        return Reordered(inner, entries)
+        return Reordered(inner, places)
 
     def expand(self, axis: Axis) -> Axis:
         """The axis in terms of unbound variables only, products and sums flattened."""
-        axis = self.resolve(axis)
-        match axis:
-            case Dim():
-                return axis
-            case Product():
-                return product(self.expand(factor) for factor in self.factors(axis))
-            case Sum():
-                return total(self.expand(part) for part in self.parts(axis))
-            case Reordered(inner, entries):
-                return Reordered(self.expand(inner), entries)
+        return Expansion(self)(axis)
 
     def factors(self, axis: Axis) -> list[Axis]:
-        axis = self.resolve(axis)
-        if isinstance(axis, Product):
-            return [inner for factor in axis.factors for inner in self.factors(factor)]
-        return [] if axis.size == 1 else [axis]
+        """The factors of a product, none of them a product or of size one."""
+        found: list[Axis] = []
+        waiting = [axis]
+        while waiting:
+            each = self.resolve(waiting.pop())
+            if isinstance(each, Product):
+                waiting.extend(reversed(each.factors))
+            elif each.size != 1:
+                found.append(each)
+        return found
 
     def parts(self, axis: Axis) -> list[Axis]:
-        """The parts of a sum; an outer sum is distributed: `((p + q) c)` is `(p c) + (q c)`."""
-        axis = self.resolve(axis)
+        """The parts of a sum, none of them a sum."""
+        found: list[Axis] = []
+        waiting = [axis]
+        while waiting:
+            each = self.resolve(waiting.pop())
+            inner = self.terms(each)
+            if inner is None:
+                found.append(each)
+            else:
+                waiting.extend(reversed(inner))
+        return found
+
+    def terms(self, axis: Axis) -> tuple[Axis, ...] | None:
+        """What a resolved axis is the sum of; an outer sum is distributed: `((p + q) c)` is `(p c) + (q c)`."""
         if isinstance(axis, Sum):
-            return [inner for part in axis.parts for inner in self.parts(part)]
-        if isinstance(axis, Product):
+            return axis.parts
+        if isinstance(axis, Product) and axis.factors:
             outer, *rest = self.factors(axis) or [axis]
             if isinstance(outer, Sum):
-                return [product((part, *rest)) for part in self.parts(outer)]
-        return [axis]
+                return tuple(product((part, *rest)) for part in self.parts(outer))
+        return None
 
     def leaves(self, axis: Axis) -> Iterator[Dim]:
         """The unbound variables of an axis, with repeats."""
-        axis = self.resolve(axis)
-        match axis:
-            case Dim():
-                yield axis
-            case Product(factors):
-                for factor in factors:
-                    yield from self.leaves(factor)
-            case Sum(parts):
-                for part in parts:
-                    yield from self.leaves(part)
-            case Reordered(inner):
-                yield from self.leaves(inner)
+        waiting = [axis]
+        while waiting:
+            match self.resolve(waiting.pop()):
+                case Dim() as dim:
+                    yield dim
+                case Product(inner) | Sum(inner):
+                    waiting.extend(reversed(inner))
+                case Reordered(whole):
+                    waiting.append(whole)
 
     def is_frozen(self, axis: Axis) -> bool:
         """No index of this axis can be removed."""
@@ -153,17 +158,23 @@ class System:
             raise ValueError(f"axes of sizes {a.size} and {b.size} cannot be one")
         if isinstance(b, Dim) and not (isinstance(a, Dim) and b in self._kept):
             a, b = b, a
+        freezes = self._freezes
         match a, b:
             case Dim(), _ if not (isinstance(b, Reordered) and b.inner is a):
-                self._bind(a, b)
+                self.bind(a, b)
+                return
             case (Reordered(), _) | (_, Reordered()):
                 self._align_orders(a, b)
+                return
             case Product(), Product():
                 self._refine_products(a, b)
             case _:
                 self._align_sums(a, b)
+        if freezes == self._freezes and self.resolve(a) is a and self.resolve(b) is b:
+            # The next to meet one of them sees the other: chains of sums are not compared from the start again.
+            self._bound[a] = b
 
-    def _bind(self, dim: Dim, axis: Axis) -> None:
+    def bind(self, dim: Dim, axis: Axis) -> None:
         self._bound[dim] = axis
         if (cause := self.frozen.pop(dim, None)) is not None:
             for leaf in self.leaves(axis):
@@ -176,41 +187,84 @@ class System:
             halves = self.factor(axis, size)
             return halves and (halves[1], halves[0])
 
-        self._meet(self.factors(a), self.factors(b), divide, self.factors)
+        self._meet([a], [b], divide, lambda axis: axis.factors if isinstance(axis, Product) else None)
 
     def _align_sums(self, a: Axis, b: Axis) -> None:
         """Cut both axes at every boundary of either, and unify part by part."""
 
-        def backwards(axis: Axis) -> list[Axis]:
-            return self.parts(axis)[::-1]
+        def backwards(axis: Axis) -> tuple[Axis, ...] | None:
+            terms = self.terms(axis)
+            return None if terms is None else terms[::-1]
 
-        left, right = backwards(a), backwards(b)
-        if left != right and set(left) == set(right) and self._tie(a, b):
+        left, right = [a], [b]
+        if self._next(left, right, backwards) is None:
+            return
+        rests = [total(reversed(rest)) for rest in (left, right)]
+        inner = [set(self.parts(rest)) for rest in rests]
+        # The same parts at other places: part by part, they would be cut into ever smaller ones.
+        if len(inner[0]) > 1 and inner[0] == inner[1] and entries.tie(self, *rests):
             return
         self._meet(left, right, self.cut, backwards)
+
+    def _next(
+        self, left: list[Axis], right: list[Axis], opened: Callable[[Axis], tuple[Axis, ...] | None]
+    ) -> tuple[Axis, Axis] | None:
+        """What meets next at the ends of two lists, still there: both opened, and what is one already left out."""
+        while left and right:
+            x, y = left[-1], right[-1] = self.resolve(left[-1]), self.resolve(right[-1])
+            if x is y or x.size == 1 == y.size:
+                left.pop(), right.pop()
+                continue
+            if not (x.size and y.size):
+                (right if x.size else left).pop()
+                continue
+            # The larger is opened first: a part of it may be the other. A variable takes the other as it is.
+            sides = [(left, x), (right, y)] if x.size >= y.size else [(right, y), (left, x)]
+            for side, axis in sides[:1] if isinstance(sides[0][1], Dim) else sides:
+                if (inner := opened(axis)) is not None:
+                    side.pop()
+                    side.extend(inner)
+                    break
+            else:
+                return x, y
+        return None
 
     def _meet(
         self,
         left: list[Axis],
         right: list[Axis],
         divide: Callable[[Axis, int], tuple[Axis, Axis] | None],
-        opened: Callable[[Axis], list[Axis]],
+        opened: Callable[[Axis], tuple[Axis, ...] | None],
     ) -> None:
         """Unify two lists of axes from their ends; the longer of two is divided into (what meets, what is left)."""
-        while left and right:
-            x, y = left.pop(), right.pop()
+        # Unifying may refine what is left: it is resolved when its turn comes.
+        while (pair := self._next(left, right, opened)) is not None:
+            x, y = pair
             if x.size < y.size:
                 left, right, x, y = right, left, y, x
+            if x.size > y.size and isinstance(x, Dim) and divide == self.cut:
+                left[-1] = self._fill(x, right)
+                continue
             if x.size > y.size:
                 halves = divide(x, y.size)
                 if halves is None:
-                    self._freeze_all([*left, *right, x, y])
+                    self.freeze_all([*left, *right])
                     return
-                x, rest = halves
-                left.append(rest)
+                left[-1:] = [halves[1], halves[0]]
+                x = halves[0]
+            left.pop(), right.pop()
             self._unify(x, y)
-            # Unifying may have refined what is left: read it again.
-            left, right = ([inner for axis in each for inner in opened(axis)] for each in (left, right))
+
+    def _fill(self, dim: Dim, parts: list[Axis]) -> Axis:
+        """Bind a variable to as many whole parts, from the end of their list, as its size takes; give back the rest."""
+        taken: list[Axis] = []
+        left = dim.size
+        while left and parts[-1].size <= left:
+            taken.append(parts.pop())
+            left -= taken[-1].size
+        rest = fresh(left) if left else Dim(0)
+        self.bind(dim, total([*taken, rest]))
+        return rest
 
     def _align_orders(self, a: Axis, b: Axis) -> None:
         """One of the axes, or both, has its entries in an order that none of its parts follows."""
@@ -218,17 +272,18 @@ class System:
         for one, other in ((b, a), (a, b)) if is_kept else ((a, b), (b, a)):
             inside = other.inner if isinstance(other, Reordered) else other
             if isinstance(one, Reordered) and isinstance(one.inner, Dim) and one.inner is not inside:
-                self._bind(one.inner, Reordered(other, order.inverse(one.order)))
+                self.bind(one.inner, Reordered(other, order.inverse(one.order)))
                 return
         if isinstance(a, Reordered) and isinstance(b, Reordered) and (a.order == b.order).all():
             self._unify(a.inner, b.inner)
-        elif not self._tie(a, b):
-            self._freeze_all([a, b])
+        elif not entries.tie(self, a, b):
+            self.freeze_all([a, b])
 
-    def _freeze_all(self, axes: Sequence[Axis]) -> None:
+    def freeze_all(self, axes: Iterable[Axis], why: str = "") -> None:
+        """Freeze what cannot be made one."""
+        self._freezes += 1
         for axis in axes:
-            for leaf in self.leaves(axis):
-                self.frozen.setdefault(leaf, self._cause)
+            self.freeze(axis, why or self._cause.reason, self._cause.where)
 
     def factor(self, axis: Axis, inner: int) -> tuple[Axis, Axis] | None:
         """The axis as (outer, inner) with an inner factor of that size; None where it has none."""
@@ -242,7 +297,7 @@ class System:
         match axis:
             case Dim():
                 halves = fresh(axis.size // inner), fresh(inner)
-                self._bind(axis, Product(halves))
+                self.bind(axis, Product(halves))
                 return halves
             case Product():
                 *outer, last = self.factors(axis)
@@ -268,9 +323,9 @@ class System:
                         self._unify(shared, within[1])
                     shared = within[1]
                 return None if shared is None else (Sum(tuple(outers)), shared)
-            case Reordered(Dim() as dim, entries):
+            case Reordered(Dim() as dim, places):
                 halves = fresh(axis.size // inner), fresh(inner)
-                self._bind(dim, Reordered(Product(halves), order.inverse(entries)))
+                self.bind(dim, Reordered(Product(halves), order.inverse(places)))
                 return halves
             case Reordered():
                 return None
@@ -283,7 +338,7 @@ class System:
         match axis:
             case Dim():
                 halves = fresh(at), fresh(axis.size - at)
-                self._bind(axis, Sum(halves))
+                self.bind(axis, Sum(halves))
                 return halves
             case Product():
                 outer, *rest = self.factors(axis)
@@ -304,115 +359,12 @@ class System:
                     parts[0] = within[1]
                 return total(first), total(parts)
             case Reordered():
-                halves_of = self._take(axis, [np.arange(at), np.arange(at, axis.size)])
+                halves_of = entries.take(self, axis, [np.arange(at), np.arange(at, axis.size)])
                 return None if halves_of is None else (halves_of[0], halves_of[1])
-
-    def pieces(self, axis: Axis, sizes: Sequence[int], where: object = None) -> list[Axis]:
-        """The axis cut into parts of these sizes; where it cannot be, frozen parts of a frozen axis."""
-        pieces: list[Axis] = []
-        rest = axis
-        for size in sizes[:-1]:
-            if size == 0:
-                pieces.append(Dim(0))
-                continue
-            if rest.size == size:
-                pieces.append(rest)
-                rest = Dim(0)
-                continue
-            halves = self.cut(rest, size)
-            if halves is None:
-                self.freeze(axis, "is cut at a place where no part ends", where)
-                return [self.fixed(size, "part of an axis that could not be cut") for size in sizes]
-            pieces.append(halves[0])
-            rest = halves[1]
-        return [*pieces, rest]
-
-    # -- entry by entry ------------------------------------------------------------------------
 
     def pick(self, axis: Axis, index: Indices, where: object = None) -> Axis:
         """The axis whose entry i is entry index[i] of this one. Where no expression says so, both are frozen."""
-        axis = self.resolve(axis)
-        causes = [self.frozen[leaf] for leaf in self.leaves(axis) if leaf in self.frozen]
-        if self.is_frozen(axis) or not len(index):
-            cause = causes[0] if causes else Freeze("nothing is left of it")
-            return self.fixed(len(index), cause.reason, cause.where)
-        if at := order.rotation(index, axis.size):
-            halves = self.cut(axis, at)
-            if halves is not None:
-                return total(reversed(halves))
-        if (taken := self._take(axis, [index])) is not None:
-            return taken[0]
-        if order.takes_each_once(index, axis.size):
-            return Reordered(axis, index)
-        if isinstance(axis, Product):
-            outer, *rest = self.factors(axis)
-            inner = product(rest)
-            if (blocks := order.whole_blocks(index, inner.size)) is not None:
-                return product((self.pick(outer, blocks, where), inner))
-        reason = "is read by index, across its factors"
-        self.freeze(axis, reason, where)
-        return self.fixed(len(index), reason, where)
-
-    def _nodes(self, axis: Axis, starts: dict[Dim, int]) -> Indices | None:
-        """Each entry as a number: where its variable starts, and its place there. None with a product in the way."""
-        axis = self.resolve(axis)
-        match axis:
-            case Reordered(inner, entries):
-                nodes = self._nodes(inner, starts)
-                return None if nodes is None else nodes[entries]
-            case Sum():
-                parts = [self._nodes(part, starts) for part in self.parts(axis)]
-                found = [part for part in parts if part is not None]
-                return np.concatenate(found) if len(found) == len(parts) else None
-            case Product() if axis.size > 1:
-                return None
-        dim = axis if isinstance(axis, Dim) else SINGLE
-        start = starts.setdefault(dim, sum(each.size for each in starts))
-        return np.arange(start, start + dim.size)
-
-    def _take(self, axis: Axis, indices: Sequence[Indices]) -> list[Axis] | None:
-        """The axes that take these entries. A variable is divided by how often each of them takes its indices."""
-        starts: dict[Dim, int] = {}
-        nodes = self._nodes(axis, starts)
-        if nodes is None:
-            return None
-        taken = [nodes[index] for index in indices]
-        counts = [np.bincount(each, minlength=len(nodes)) for each in taken]
-        parts: list[Axis] = []
-        owner, place = np.empty_like(nodes), np.empty_like(nodes)
-        for dim, start in starts.items():
-            span = slice(start, start + dim.size)
-            kinds = order.classes([each[span] for each in counts])
-            made = [fresh(int(size)) for size in np.bincount(kinds)]
-            owner[span], place[span] = kinds + len(parts), order.occurrence(kinds)
-            if len(made) == 1:
-                made = [ONE if dim.size == 1 else dim]
-            else:
-                self._bind(dim, assemble(made, kinds, np.zeros_like(kinds), place[span]))
-            parts += made
-        return [assemble(parts, owner[each], order.occurrence(each), place[each]) for each in taken]
-
-    def _tie(self, a: Axis, b: Axis) -> bool:
-        """Make two axes one, entry by entry: cycles go together. False with a product in the way."""
-        starts: dict[Dim, int] = {}
-        left, right = self._nodes(a, starts), self._nodes(b, starts)
-        if left is None or right is None:
-            return False
-        if (left == right).all():
-            return True
-        component = order.components(sum(dim.size for dim in starts), left, right)
-        members = {dim: component[start : start + dim.size] for dim, start in starts.items()}
-        kinds = order.classes([np.bincount(each, minlength=component.max() + 1) for each in members.values()])
-        parts = [fresh(int(size)) for size in np.bincount(kinds)]
-        if not any(isinstance(part, Dim) for part in parts):
-            self._cause = Freeze("its entries are tied to each other around a cycle", self._cause.where)
-            self._freeze_all([a, b])
-            return True
-        place = order.occurrence(kinds)
-        for dim, each in members.items():
-            if dim.size > 1:
-                self._bind(dim, assemble(parts, kinds[each], order.occurrence(each), place[each]))
-        return True
+        return entries.pick(self, axis, index, where)
 
     def fixed(self, size: int, reason: str, where: object = None) -> Axis:
         """A dimension that must stay whole."""
@@ -421,3 +373,59 @@ class System:
         dim = Dim(size)
         self.frozen[dim] = Freeze(reason, where)
         return dim
+
+
+class Expansion:
+    """Axes in terms of unbound variables, once all is learnt. Equal expressions are one object."""
+
+    def __init__(self, system: System) -> None:
+        self.system = system
+        self._known: dict[Axis, Axis] = {}
+        self._shared: dict[object, Axis] = {}
+
+    def __call__(self, axis: Axis) -> Axis:
+        # Sums of sums of sums are as deep as the model: no recursion.
+        waiting = [(axis, self._inside(axis))]
+        while waiting:
+            each, inner = waiting[-1]
+            missing = [part for part in inner if part not in self._known] if each not in self._known else []
+            if missing:
+                waiting.extend((part, self._inside(part)) for part in reversed(missing))
+                continue
+            waiting.pop()
+            if each not in self._known:
+                self._known[each] = self._one_of(self.system.resolve(each), [self._known[part] for part in inner])
+        return self._known[axis]
+
+    def _inside(self, axis: Axis) -> list[Axis]:
+        """What an axis is made of, an outer sum in a sum distributed."""
+        if axis in self._known:
+            return []
+        resolved = self.system.resolve(axis)
+        match resolved:
+            case Dim():
+                return []
+            case Product():
+                return self.system.factors(resolved)
+            case Sum(parts):
+                return [each for part in parts for each in self._distributed(part)]
+            case Reordered(whole):
+                return [whole]
+
+    def _distributed(self, part: Axis) -> Sequence[Axis]:
+        resolved = self.system.resolve(part)
+        terms = self.system.terms(resolved) if isinstance(resolved, Product) else None
+        return (resolved,) if terms is None else terms
+
+    def _one_of(self, axis: Axis, inner: list[Axis]) -> Axis:
+        match axis:
+            case Dim():
+                return axis
+            case Product():
+                made = product(inner)
+                return self._shared.setdefault((Product, made.factors), made) if isinstance(made, Product) else made
+            case Sum():
+                made = total(flat(inner, Sum))
+                return self._shared.setdefault((Sum, made.parts), made) if isinstance(made, Sum) else made
+            case Reordered(_, places):
+                return self._shared.setdefault((inner[0], places.tobytes()), Reordered(inner[0], places))
