@@ -671,7 +671,7 @@ WRONG: list[tuple[str, Exit, str]] = [
     ("analyze cut.onnx", MODEL, "not an ONNX file"),
     ("analyze bare.onnx", MODEL, "no weights"),
     ("analyze ranks.onnx", MODEL, "how many axes its input 'x' has"),
-    ("analyze lost.onnx", MODEL, "lost.bin with the data of 'first.weight' is missing"),
+    ("analyze lost.onnx", MODEL, "'lost.bin' with the data of the initializer 'first.weight' is missing"),
     ("analyze outside.onnx", MODEL, "outside of the model's folder"),
     ("shrink lost.onnx o.onnx --ratio 0.5", MODEL, "is missing"),
     ("shrink outside.onnx o.onnx --ratio 0.5", MODEL, "outside of the model's folder"),
@@ -901,12 +901,15 @@ def test_external_data_of_the_input_is_not_written_over(call: Any, here: Path) -
     model = onnx.load(str(here / "net.onnx"))
     onnx.save(model, "other.onnx", save_as_external_data=True, location="small.onnx.data", size_threshold=0)
     before = (here / "small.onnx.data").read_bytes()
-    code, _, error = call("shrink", "other.onnx", "small.onnx", "--ratio", 0.5)
-    assert code == Exit.USAGE and "small.onnx.data is read by this command" in error
+    found = answer(call("shrink", "other.onnx", "small.onnx", "--ratio", 0.5, "--json"))
+    data, model_file = (each["path"] for each in found["files"])
+    assert re.fullmatch(r"small\.onnx\.[0-9a-f]{16}\.data", data) and model_file == "small.onnx"
     assert (here / "small.onnx.data").read_bytes() == before
-    assert names(here) == {"net.onnx", "other.onnx", "small.onnx.data"}
-    found = answer(call("shrink", "other.onnx", "fine.onnx", "--ratio", 0.5, "--json"))
-    assert [each["path"] for each in found["files"]] == ["fine.onnx.data", "fine.onnx"]
+    assert names(here) == {"net.onnx", "other.onnx", "small.onnx.data", "small.onnx", data}
+    again = answer(call("shrink", "other.onnx", "small.onnx", "--ratio", 0.6, "--json"))
+    assert names(here) == {"net.onnx", "other.onnx", "small.onnx.data", "small.onnx", again["files"][0]["path"]}
+    assert again["files"][0]["path"] != data, "the data of the model that was replaced are gone, with it"
+    answer(call("shrink", "other.onnx", "fine.onnx", "--ratio", 0.5, "--json"))
     compared = answer(call("compare", "other.onnx", "fine.onnx", "--runs", 1, "--json"))
     assert compared["a"]["file_bytes"] == len(before) + (here / "other.onnx").stat().st_size
 
@@ -1011,18 +1014,18 @@ def test_termination_leaves_nothing(here: Path) -> None:
 def test_a_stop_while_an_onnx_file_is_written(
     number: signal.Signals, call: Any, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import onnx_ir
+    from structprune.frontends.onnx.write import file
 
     save_onnx(here / "net.onnx")
     seen: list[Path] = []
 
-    def stopped(model: Any, path: Path, **more: Any) -> None:
+    def stopped(model: Any, path: Path) -> None:
         path.write_bytes(b"half of")
         seen.append(path)
         os.kill(os.getpid(), number)
         time.sleep(5)
 
-    monkeypatch.setattr(onnx_ir, "save", stopped)
+    monkeypatch.setattr(file, "write_graph", stopped)
     # A shell starts what runs in the background with interrupts ignored.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

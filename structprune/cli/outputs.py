@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from types import TracebackType
 
 from structprune.cli.source import files_of
 from structprune.errors import InvalidArgument, OutputError, StructpruneError
+from structprune.frontends.beside import make_folder, move, note_moved_first, remove_leftovers
 from structprune.graph.plan_file import current_umask
 
 
@@ -40,7 +40,7 @@ class Outputs:
                 raise OSError(None, "it exists and is not a file")
             if not target.parent.is_dir():
                 raise OSError(None, f"there is no folder {target.parent}")
-            self.folders[target] = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name[:100]}."))
+            self.folders[target] = make_folder(target)
         self.names[target] = Path(name)
         return self.folders[target] / target.name
 
@@ -65,9 +65,13 @@ class Outputs:
 
     def move(self) -> None:
         moves: list[tuple[Path, Path, Path]] = []
+        replaced: list[Path] = []
         for target, folder in self.folders.items():
+            before = data_beside(target)
+            remove_leftovers(target, {path.name for path in before})
             # The target itself comes last: where it is, what belongs to it is there too.
-            for path in sorted(folder.iterdir(), key=lambda path: path.name == target.name):
+            paths = sorted(folder.iterdir(), key=lambda path: path.name == target.name)
+            for path in paths:
                 place = target.parent / path.name
                 if place != target and place.exists():
                     self.check(place, str(place), [file for name in self.inputs for file in files_of(name)])
@@ -75,13 +79,34 @@ class Outputs:
                     raise OutputError(f"{place} cannot be written: it is a folder")
                 with explained(str(place)):
                     finish(path)
-                moves.append((path, place, self.names[target]))
-        for path, place, name in moves:
+                moves.append((path, place, target))
+            others = [path.name for path in paths if path.name != target.name]
+            note_moved_first(folder, others)
+            replaced += [path for path in before if path.name not in others]
+        needed = {file.resolve() for name in self.inputs for file in self.needed(name)} if replaced else set()
+        for path, place, target in moves:
             with explained(str(place)):
-                os.replace(path, place)
-            is_target = place in self.folders
+                move(path, place, target)
+            is_target, name = place == target, self.names[target]
             # What lies beside a link's target does not lie beside the link.
             self.written.append(name if is_target else place if name.is_symlink() else name.with_name(path.name))
+        for path in replaced:
+            if path.resolve() not in needed:
+                path.unlink(missing_ok=True)
+
+    def needed(self, name: str) -> list[Path]:
+        """The files of an input, unless that is replaced itself."""
+        is_replaced = any(target.exists() and Path(name).exists() and target.samefile(name) for target in self.folders)
+        return [] if is_replaced else files_of(name)
+
+
+def data_beside(target: Path) -> list[Path]:
+    """The data of an ONNX model that is to be replaced."""
+    if target.suffix != ".onnx" or not target.exists():
+        return []
+    from structprune.frontends.onnx.write.file import data_of
+
+    return [target.parent / name for name in data_of(target)]
 
 
 def write(target: str, path: Path, writer: Callable[[Path], object]) -> None:

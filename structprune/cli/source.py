@@ -51,7 +51,8 @@ def files_of(name: str) -> list[Path]:
     """The files that a name stands for: its own, if there is one, and those of an ONNX model's larger tensors."""
     if not name.endswith(".onnx"):
         return [Path(name)] if Path(name).is_file() else []
-    from structprune.frontends.onnx.record.file import external_tensors, load
+    from structprune.frontends.onnx.record.external import external_tensors
+    from structprune.frontends.onnx.record.file import load
 
     return [Path(name), *sorted({Path(tensor.path) for tensor in external_tensors(load(Path(name)))})]
 

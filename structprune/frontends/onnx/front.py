@@ -15,12 +15,14 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
 from structprune.algebra.axis import Dim, Mask
-from structprune.errors import CaptureError, InvalidArgument, UnsupportedModel, VerificationError
+from structprune.errors import CaptureError, InvalidArgument, UnsupportedModel, VerificationError, printable
 from structprune.frontends.onnx.read import operators  # noqa: F401  registers the entries
 from structprune.frontends.onnx.read.lower import Lowering, Stored, quantization, weights
-from structprune.frontends.onnx.record.file import external_tensors, give_back, open_model, save
+from structprune.frontends.onnx.record.external import external_tensors, slots
+from structprune.frontends.onnx.record.file import give_back, innermost, is_same, open_model
 from structprune.frontends.onnx.record.inputs import Examples, data, describe, examples, is_open, restore, traced
 from structprune.frontends.onnx.record.trace import Numbers, Trace, Type, run_order, sizes, trace
+from structprune.frontends.onnx.write.file import save
 from structprune.frontends.onnx.write.oracle import Zeroed, largest_error, run, run_inside
 from structprune.frontends.onnx.write.small import Conflict, Shrinker, Small
 from structprune.frontends.onnx.write.widen import can_be_double, widened
@@ -243,7 +245,9 @@ class OnnxFrontend:
         """The result as the user gave the model: a file for a file, a proto for a proto."""
         is_file = isinstance(self.source, str | os.PathLike)
         if output_path is not None:
-            save(small, Path(output_path), is_external=any(True for _ in external_tensors(self.original)))
+            external = {Path(tensor.path).resolve() for tensor in external_tensors(self.original)}
+            replaces = is_file and is_same(Path(self.source), Path(output_path))
+            save(small, Path(output_path), is_external=bool(external), needed=() if replaces else external)
         if is_file:
             return Path(output_path) if output_path is not None else small
         if isinstance(self.source, onnx.ModelProto):
@@ -266,7 +270,12 @@ def inlined(model: ir.Model) -> ir.Model:
     if not model.functions:
         return model
     result = model.clone()
-    InlinePass()(result)
+    try:
+        InlinePass()(result)
+    except Exception as error:
+        # onnx_ir raises what it likes at functions that do not fit their calls.
+        why = printable(innermost(error), 300)
+        raise UnsupportedModel(f"the model's functions cannot be written out where they are called: {why}") from error
     return result
 
 
@@ -287,11 +296,9 @@ def with_weights_of(original: ir.Model, small: ir.Model) -> ir.Model:
 
 def materialize(model: ir.Model) -> None:
     """Cut the weights now: a model that lives on must not hold on to the one that it was cut from."""
-    for value in model.graph.initializers.values():
-        if isinstance(value.const_value, ir.LazyTensor):
-            value.const_value = ir.Tensor(
-                value.const_value.numpy(), dtype=value.const_value.dtype, name=value.const_value.name
-            )
+    for slot in slots(model):
+        if isinstance(slot.tensor, ir.LazyTensor):
+            slot.put(ir.Tensor(slot.tensor.numpy(), dtype=slot.tensor.dtype, name=slot.tensor.name))
 
 
 def other_size(size: int, axis: int) -> int:

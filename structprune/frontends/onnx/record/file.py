@@ -1,20 +1,21 @@
-"""Model files: read with errors that say what is wrong, written whole or not at all."""
+"""Model files and models in memory: read with errors that say what is wrong, so that the rest can rely on them."""
 
 from __future__ import annotations
 
 import mmap
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
+import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError
 
-from structprune.errors import InvalidArgument, OutputError, UnsupportedModel
+from structprune.errors import InvalidArgument, OutputError, UnsupportedModel, printable
+from structprune.frontends.onnx.record.check import check, check_calls
+from structprune.frontends.onnx.record.external import check_external, external_tensors, kind_of
+from structprune.frontends.onnx.record.trace import subgraphs
 
 # Protobuf cannot hold more in one message.
 LARGEST_FILE = 2**31 - 1
@@ -23,112 +24,99 @@ LARGEST_FILE = 2**31 - 1
 def open_model(model: Any) -> ir.Model:
     """A path, a ModelProto or an onnx_ir.Model, read. Weights stay where they are until they are asked for."""
     if isinstance(model, ir.Model):
-        return model
-    if not isinstance(model, onnx.ModelProto):
-        return load(Path(model))
-    read = from_proto(model, "the ModelProto")
-    for tensor in external_tensors(read):
+        return checked(model)
+    if isinstance(model, onnx.ModelProto):
         # Where such a proto came from is not known: onnx and onnx_ir look for its data here.
-        check_external(tensor, Path("ModelProto"))
-    return read
+        return from_proto(model, "the ModelProto", Path())
+    return load(Path(model))
 
 
 def load(path: Path) -> ir.Model:
-    if path.is_dir():
-        raise UnsupportedModel(f"{path} is a folder; give the .onnx file in it")
+    """A file, which nothing is believed of before it was looked at."""
+    name = printable(path)
+    try:
+        found = path.stat()
+    except (OSError, ValueError) as error:
+        raise UnsupportedModel(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if stat.S_ISDIR(found.st_mode):
+        raise UnsupportedModel(f"{name} is a folder; give the .onnx file in it")
+    if not stat.S_ISREG(found.st_mode):
+        raise UnsupportedModel(f"{name} is {kind_of(found.st_mode)}, not a file")
+    if found.st_size > LARGEST_FILE:
+        raise UnsupportedModel(f"{name} is larger than 2 GiB, which no ONNX file can be: weights go into other files")
     try:
         proto = onnx.load(path, load_external_data=False)
     except OSError as error:
-        raise UnsupportedModel(f"{path} cannot be read: {error.strerror or error}") from error
-    except (DecodeError, ValueError) as error:
-        raise UnsupportedModel(f"{path} is not an ONNX file, or only a part of one: {error}") from error
-    model = from_proto(proto, str(path))
-    ir.external_data.set_base_dir(model.graph, path.parent)
-    for tensor in external_tensors(model):
-        check_external(tensor, path)
-    return model
+        raise UnsupportedModel(f"{name} cannot be read: {error.strerror or error}") from error
+    except Exception as error:
+        # Each of the formats that onnx reads has errors of its own.
+        raise UnsupportedModel(
+            f"{name} is not an ONNX file, or only a part of one: {printable(error, 300)}"
+        ) from error
+    return from_proto(proto, name, path.parent)
 
 
-def from_proto(proto: onnx.ModelProto, name: str) -> ir.Model:
-    if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
-        raise UnsupportedModel(f"{name} holds no graph: it is not an ONNX model, or only a part of one")
-    if not proto.opset_import:
-        raise UnsupportedModel(f"{name} does not say which operator set it uses")
+def from_proto(proto: onnx.ModelProto, name: str, folder: Path) -> ir.Model:
+    check(proto, name, folder)
     try:
         model = ir.from_proto(proto)
     except Exception as error:
-        raise UnsupportedModel(f"{name} is not a valid ONNX model: {error}") from error
-    for node in model.graph.all_nodes():
-        for value in node.inputs:
-            if value is not None and not (value.producer() or value.is_graph_input() or value.is_initializer()):
-                reader = f"{node.op_type} {node.name or ''}".strip()
-                raise UnsupportedModel(f"{name} is not valid: {reader} reads {value.name!r}, which nothing gives")
+        # What only onnx_ir finds: it raises what it likes, around the error that says what is wrong.
+        raise UnsupportedModel(f"{name} is not a valid ONNX model: {printable(innermost(error), 300)}") from error
+    for tensor in external_tensors(model):
+        tensor.base_dir = folder
+    sort(model, name)
     return model
 
 
-def external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            if isinstance(value.const_value, ir.ExternalTensor):
-                yield value.const_value
-        for node in graph:
-            for attribute in node.attributes.values():
-                if attribute.type == ir.AttributeType.TENSOR and isinstance(attribute.value, ir.ExternalTensor):
-                    yield attribute.value
+def innermost(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
-def check_external(tensor: ir.ExternalTensor, path: Path) -> None:
-    """Refuse data outside the model's folder, missing or too short."""
-    folder, location = path.parent.resolve(), Path(tensor.location)
-    where = (folder / location).resolve()
-    if location.is_absolute() or not where.is_relative_to(folder):
-        raise UnsupportedModel(
-            f"{path}: the data of {tensor.name!r} is said to lie in {str(location)!r}, outside of the model's folder. "
-            "That is refused: a model file must not read other files"
-        )
-    if not where.is_file():
-        raise UnsupportedModel(f"{path}: the file {location} with the data of {tensor.name!r} is missing")
-    end = (tensor.offset or 0) + (tensor.length or tensor.nbytes)
-    if where.stat().st_size < end:
-        raise UnsupportedModel(f"{path}: {location} ends before the data of {tensor.name!r} does")
+def checked(model: ir.Model) -> ir.Model:
+    """A model that somebody else read: its nodes in order, its data where they may be."""
+    name = "the model"
+    for tensor in external_tensors(model):
+        check_external(tensor)
+    called = {each: [node.op_identifier() for node in function.all_nodes()]
+              for each, function in model.functions.items()}  # fmt: skip
+    check_calls([node.op_identifier() for node in model.graph.all_nodes()] if called else [], called)
+    if is_sorted(model):
+        return model
+    model = model.clone()
+    sort(model, name)
+    return model
 
 
-def save(model: ir.Model, path: Path, is_external: bool) -> None:
-    """Write a model beside its place, then move it there; its weights into a file of their own where they must be."""
-    values = [value for graph in model.graphs() for value in graph.initializers.values()]
-    size = sum(value.const_value.nbytes for value in values if value.const_value is not None)
-    data = f"{path.name}.data" if is_external or size > LARGEST_FILE - (1 << 20) else None
-    hold_external(model)
+def sort(model: ir.Model, name: str) -> None:
+    """Nodes come after those whose results they read: onnxruntime takes them in any order, the passes do not."""
+    if is_sorted(model):
+        return
     try:
-        beside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
-    try:
-        ir.save(model, beside / path.name, external_data=data, size_threshold_bytes=1024)
-        for name in (data, path.name):
-            if name is not None and (beside / name).exists():
-                os.replace(beside / name, path.parent / name)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        for graph in (model.graph, *(function.graph for function in model.functions.values())):
+            graph.sort()
+    except ValueError as error:
+        raise UnsupportedModel(f"{name} is not valid: there are nodes that need their own results (a cycle)") from error
 
 
-def hold_external(model: ir.Model) -> None:
-    """Weights that lie in another file are written with the model, wherever it goes."""
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            if isinstance(value.const_value, ir.ExternalTensor):
-                value.const_value = read_when_written(value.const_value)
+def is_sorted(model: ir.Model) -> bool:
+    done: set[ir.Node] = set()
+    return all(
+        is_in_order(graph, done) for graph in (model.graph, *(each.graph for each in model.functions.values()))
+    )
 
 
-def read_when_written(tensor: ir.ExternalTensor) -> ir.LazyTensor:
-    """onnx_ir closes the files of external tensors that it copies, while others still look into them."""
-
-    def read() -> ir.TensorProtocol:
-        return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, shape=tensor.shape, name=tensor.name)
-
-    return ir.LazyTensor(read, tensor.dtype, tensor.shape, name=tensor.name)
+def is_in_order(graph: ir.Graph, done: set[ir.Node]) -> bool:
+    for node in graph:
+        if not all(is_in_order(inner, done) for inner in subgraphs(node)):
+            return False
+        makers = (value.producer() for value in node.inputs if value is not None)
+        if any(maker is not None and maker not in done for maker in makers):
+            return False
+        done.add(node)
+    return True
 
 
 def give_back(tensor: ir.TensorProtocol) -> None:
@@ -143,15 +131,33 @@ def check_output(model: Any, output_path: Any, force: bool) -> None:
     source = Path(model) if isinstance(model, str | os.PathLike) else None
     if output_path is None:
         if source is not None:
-            raise InvalidArgument(f"{source} is a file: say with output_path= where the smaller one goes")
+            raise InvalidArgument(f"{printable(source)} is a file: say with output_path= where the smaller one goes")
         return
-    path = Path(output_path)
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder; name the file to write")
-    if not path.parent.is_dir():
-        raise OutputError(f"{path} cannot be written: there is no folder {path.parent}")
-    if not os.access(path.parent, os.W_OK):
-        raise OutputError(f"{path} cannot be written: no permission to write in {path.parent}")
-    is_input = source is not None and source.exists() and path.exists() and path.samefile(source)
+    path, name = Path(output_path), printable(output_path)
+    try:
+        check_target(path, name)
+        is_input = source is not None and is_same(source, path)
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{name} cannot be written: {getattr(error, 'strerror', None) or error}") from error
     if is_input and not force:
-        raise OutputError(f"{path} is the model itself: name another file, or say force=True to replace it")
+        raise OutputError(f"{name} is the model itself: name another file, or say force=True to replace it")
+
+
+def is_same(source: Path, path: Path) -> bool:
+    try:
+        return path.exists() and path.samefile(source)
+    except (OSError, ValueError):
+        return False  # reading it will say what is wrong with the source
+
+
+def check_target(path: Path, name: str) -> None:
+    with suppress(FileNotFoundError, NotADirectoryError):
+        path.lstat()  # what the system takes for no name at all is refused by it
+    if path.is_dir():
+        raise OutputError(f"{name} is a folder; name the file to write")
+    if path.exists() and not path.is_file():
+        raise OutputError(f"{name} is {kind_of(path.stat().st_mode)}; name a file to write")
+    if not path.parent.is_dir():
+        raise OutputError(f"{name} cannot be written: there is no folder {printable(path.parent)}")
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(f"{name} cannot be written: no permission to write in {printable(path.parent)}")

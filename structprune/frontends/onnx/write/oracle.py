@@ -18,7 +18,7 @@ import onnxruntime
 from structprune.algebra.order import Indices
 from structprune.errors import CaptureError
 from structprune.frontends.onnx.read.lower import Stored, quantization
-from structprune.frontends.onnx.record.file import hold_external
+from structprune.frontends.onnx.record.external import hold_external, slots
 from structprune.frontends.onnx.record.trace import Numbers
 from structprune.frontends.onnx.write.mend import add_initializer, free_name
 from structprune.frontends.onnx.write.small import Shrinker, set_constant
@@ -37,8 +37,7 @@ def session(model: ir.Model, is_plain: bool = False) -> onnxruntime.InferenceSes
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     model = model.clone()
     hold_external(model)
-    values = [value for graph in model.graphs() for value in graph.initializers.values()]
-    if sum(value.const_value.nbytes for value in values if value.const_value is not None) < 1 << 30:
+    if sum(slot.tensor.nbytes for slot in slots(model)) < 1 << 30:
         return onnxruntime.InferenceSession(
             ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
