@@ -20,6 +20,7 @@ from structprune.frontends.torch.read.lower import lower
 from structprune.frontends.torch.record.capture import capture
 from structprune.frontends.torch.record.inputs import describe, read, restore
 from structprune.frontends.torch.record.record import Arguments, Capture, Stopped, map_tensors, tensors_in
+from structprune.frontends.torch.record.surroundings import untouched
 from structprune.frontends.torch.record.training import (
     EVAL_MODE,
     choice_for_graph,
@@ -221,14 +222,9 @@ def error_between(
 
 
 def outputs_in_eval_mode(model: nn.Module, arguments: Arguments) -> list[Tensor]:
-    was_training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad(), same_chance(model):
-            return list(tensors_in(model(*arguments[0], **arguments[1])))
-    finally:
-        for module, training in was_training.items():
-            module.training = training
+    with torch.no_grad(), same_chance(model), untouched(model, with_buffers=True) as copied:
+        copied.eval()
+        return list(tensors_in(copied(*arguments[0], **arguments[1])))
 
 
 def as_double(tensor: Tensor) -> Tensor:

@@ -15,9 +15,10 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, UntypedStorage, nn
 
 from structprune.errors import CaptureError
 from structprune.frontends.torch.read import operators  # noqa: F401  registers the entries
@@ -34,10 +35,8 @@ from structprune.frontends.torch.record.record import (
     tensors_in,
 )
 from structprune.frontends.torch.record.shape import quick_shape
-from structprune.frontends.torch.record.surroundings import (
-    left_as_found,
-    module_names,
-)
+from structprune.frontends.torch.record.surroundings import module_names, untouched
+from structprune.frontends.torch.record.survivor import check_survivors, forget_frames
 from structprune.graph.graph import Shape, Value, Where
 from structprune.graph.operator import RULES
 from structprune.graph.progress import doing
@@ -52,6 +51,10 @@ SHAPED_LIKE = frozenset(("expand_as", "view_as", "reshape_as"))
 LARGEST_CONSTANT = 1 << 22
 
 
+# Every tensor without data of the recordings that go on.
+BORN: list[ref[Tensor]] = []
+
+
 class Ghost(Tensor):
     """A tensor without data. Operators on it are seen by the recorder alone."""
 
@@ -64,6 +67,7 @@ class Ghost(Tensor):
 
     def __init__(self, like: Tensor, device: torch.device) -> None:
         self.origin: Tensor | None = None
+        BORN.append(ref(self))
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
@@ -105,6 +109,9 @@ class Recorder:
         self._values: dict[int, tuple[Tensor, Value]] = {}
         self._metas: dict[int, Tensor] = {}
         self._trained: set[str] = set()
+        # Memory that was there before, with what it held before it was written; memory that was made since.
+        self._saved: dict[int, tuple[UntypedStorage, UntypedStorage]] = {}
+        self._fresh: set[int] = set()
         # What the numbers of the inputs, or chance, had a part in; and whether it was written where others may read it.
         self.varying: set[Value] = set()
         self.is_spread = False
@@ -134,7 +141,12 @@ class Recorder:
             torch.no_grad() if self.is_real else torch.enable_grad(),
             private.operators_to(self.handle),
         ):
-            yield
+            try:
+                yield
+            finally:
+                with private.no_python_dispatcher():
+                    for storage, before in self._saved.values():
+                        storage.copy_(before)
 
     # -- values --------------------------------------------------------------------------------
 
@@ -243,7 +255,7 @@ class Recorder:
         if self.is_real and depends_on_data(function):
             result = self._answer(function, args, kwargs)
         elif self.is_real or is_constant:
-            result = function(*args, **kwargs)
+            result = self._run(function, args, kwargs, tensors)
             if not self.is_real and any(t.device.type == "meta" for t in tensors_in(result)):
                 raise GhostEscaped("a tensor was made on the meta device")
         else:
@@ -269,6 +281,19 @@ class Recorder:
             self._follow(call, tensors, is_constant)
         return result
 
+    def _run(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: Sequence[Tensor]) -> Any:
+        """Run an operator on real tensors. What was there before is kept, so that it can be put back."""
+        known = {storage.data_ptr() for each in tensors if (storage := storage_of(each)) is not None}
+        if function_writes(function):
+            for tensor in tensors:
+                storage = storage_of(tensor)
+                if storage is not None and storage.data_ptr() not in self._fresh | self._saved.keys():
+                    self._saved[storage.data_ptr()] = storage, storage.clone()  # type: ignore[no-untyped-call]
+        result = function(*args, **kwargs)
+        made = {storage.data_ptr() for each in tensors_in(result) if (storage := storage_of(each)) is not None}
+        self._fresh |= made - known
+        return result
+
     def _answer(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What data decide is decided as in the run that this one is compared with: both take the same path."""
         target, given = next(self._given_answers, (None, None))
@@ -276,7 +301,10 @@ class Recorder:
             self._given_answers, given = iter(()), None
         if isinstance(given, Masks):
             args, kwargs = with_masks(args, kwargs, given)
-        result = function(*args, **kwargs) if given is None or isinstance(given, Masks) else given
+        if given is None or isinstance(given, Masks):
+            result = self._run(function, args, kwargs, list(tensors_in((args, kwargs))))
+        else:
+            result = given
         # What is chosen by a mask has channels, which may be fewer in the other run: there the mask is the answer.
         has_channels = any(tensor.is_floating_point() for tensor in tensors_in(result))
         self.answers.append((function, masks_in((args, kwargs)) if has_channels else result))
@@ -353,6 +381,14 @@ def is_index(tensor: Tensor) -> bool:
     return tensor.dtype in (torch.int32, torch.int64) and tensor.dim() > 0 and tensor.device.type != "meta"
 
 
+def storage_of(tensor: Tensor) -> UntypedStorage | None:
+    """The memory of a tensor that has some of its own."""
+    if isinstance(tensor, Ghost) or tensor.layout is not torch.strided or tensor.device.type == "meta":
+        return None
+    storage = tensor.untyped_storage()
+    return storage if storage.data_ptr() else None
+
+
 def pointer(tensor: Tensor) -> int:
     return 0 if isinstance(tensor, Ghost) or tensor.device.type == "meta" else tensor.data_ptr()
 
@@ -386,7 +422,7 @@ def capture(model: nn.Module, inputs: Arguments) -> Capture:
         except Stopped as stopped:
             error = stopped.cause
             raise CaptureError(
-                f"the model's forward raised {type(error).__name__}: {error}{raised_at(error)}. "
+                f"the model's forward raised {type(error).__name__}: {error}{stopped.place}. "
                 "Give example_inputs on which the model runs."
             ) from error
 
@@ -415,6 +451,38 @@ def record(
     `answers` are those of another real run: where data decide, this one follows it. `known` is a recording
     of the same model: parameters are the values that it has for them.
     """
+    with private.LOCK:
+        copied: nn.Module | None = None
+        start = len(BORN)
+        failed: Exception | None = None
+        try:
+            with untouched(model) as copied:
+                found = recorded(copied, inputs, is_real, answers, known, training)
+        except (Stopped, CaptureError) as error:
+            failed = error
+            if not is_real:
+                forget_frames(failed)
+        finally:
+            born = BORN[start:]
+            del BORN[start:]
+        check_survivors(born, copied if copied is not model else None, type(model).__name__)
+        if failed is None:
+            return found
+        try:
+            raise failed
+        finally:
+            del failed  # it holds this frame, and this frame it
+
+
+def recorded(
+    model: nn.Module,
+    inputs: Arguments,
+    is_real: bool,
+    answers: Sequence[tuple[Any, Any]],
+    known: Capture | None,
+    training: bool,
+) -> Capture:
+    """The run itself, of a model that may be changed by it."""
     recorder = Recorder(model, is_real, answers, known)
     entering: list[Value] = []
 
@@ -425,11 +493,13 @@ def record(
 
     args, kwargs = map_tensors(inputs[0], enter), map_tensors(inputs[1], enter)
     recorder.varying.update(entering)
-    with left_as_found(model, is_real, training), recorder.recording(model):
+    for module in model.modules():
+        vars(module)["training"] = training
+    with recorder.recording(model):
         try:
             result = model(*args, **kwargs)
         except Exception as error:
-            raise Stopped(recorder.calls, entering, recorder.constants, error) from error
+            raise Stopped(recorder.calls, entering, recorder.constants, error, raised_at(error)) from error
     if next(tensors_in(result), None) is None:
         raise CaptureError(
             f"{type(model).__name__}'s forward gives back no tensor, but a {type(result).__name__}: "

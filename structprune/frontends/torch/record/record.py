@@ -58,16 +58,20 @@ class Call:
 
 
 class Stopped(Exception):
-    """The model raised while it was recorded; `calls` is what it had done, the last one included."""
+    """The model raised while it was recorded, at a place in its code.
+
+    `calls` is what it had done, the last one included.
+    """
 
     def __init__(
-        self, calls: list[Call], inputs: list[Value], constants: dict[Value, Tensor], cause: Exception
+        self, calls: list[Call], inputs: list[Value], constants: dict[Value, Tensor], cause: Exception, place: str
     ) -> None:
         super().__init__(str(cause))
         self.calls = calls
         self.inputs = inputs
         self.constants = constants
         self.cause = cause
+        self.place = place
 
 
 @dataclass(slots=True, repr=False)

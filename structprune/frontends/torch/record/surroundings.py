@@ -2,76 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from operator import is_
 from threading import get_ident
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from structprune.frontends.torch.record.record import PLAIN
-
-# Attributes that hold nothing in which other objects are kept. Most of a model's are.
-NO_CONTAINERS = PLAIN | {Tensor, nn.Parameter}
-CONTAINERS = (dict, list, set, tuple)
+from structprune.frontends.torch.record import private
+from structprune.frontends.torch.record.outside import contents_kept, outside_as_found
+from structprune.frontends.torch.record.twin import twin
 
 
 @contextmanager
-def left_as_found(model: nn.Module, is_real: bool, training: bool = False) -> Iterator[None]:
-    """Undo what a forward pass leaves on the modules: caches, counters, training flags."""
+def left_as_found(model: nn.Module, with_buffers: bool) -> Iterator[None]:
+    """Undo what a forward pass leaves on modules that could not be copied: caches, counters, training flags."""
     modules = list(model.modules())
     modes = [module.training for module in modules]
-    found = list(contents(vars(module) for module in modules))
-    # Without data nothing is written; a real run writes into buffers.
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()] if is_real else []
-    for module in modules:
-        vars(module)["training"] = training
-    try:
-        yield
-    finally:
-        for module, mode in zip(modules, modes, strict=True):
-            vars(module)["training"] = mode
-        for container, content in found:
-            if (container or content) and not holds(container, content):
-                refill(container, content)
-        for buffer, value in buffers:
-            buffer.detach().copy_(value)
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()] if with_buffers else []
+    with contents_kept([vars(module) for module in modules]):
+        try:
+            yield
+        finally:
+            for module, mode in zip(modules, modes, strict=True):
+                vars(module)["training"] = mode
+            for buffer, value in buffers:
+                buffer.detach().copy_(value)
 
 
-def contents(values: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
-    """The containers among some values and inside them, each once, with a copy of what it holds."""
-    seen: set[int] = set()
-    unread: list[Iterable[Any]] = [values]
-    for each in unread:
-        for value in each:
-            # Not isinstance: it asks for `__class__`, which configuration objects compute slowly.
-            kind = type(value)
-            if kind in NO_CONTAINERS or not issubclass(kind, CONTAINERS):
-                continue
-            if not value:
-                yield value, ()
-            elif id(value) not in seen:
-                seen.add(id(value))
-                if not issubclass(kind, tuple):
-                    yield value, value.copy()
-                unread.append(list(value.values()) if issubclass(kind, dict) else value)
-
-
-def holds(container: Any, content: Any) -> bool:
-    """Whether a container still holds the very same objects as it did."""
-    if issubclass(type(container), set) or len(container) != len(content):
-        return False
-    is_dict = issubclass(type(container), dict)
-    return all(map(is_, container, content)) and (not is_dict or all(map(is_, container.values(), content.values())))
-
-
-def refill(container: Any, content: Any) -> None:
-    if issubclass(type(container), list):
-        container[:] = content
-    else:
-        container.clear()
-        container.update(content)
+@contextmanager
+def untouched(model: nn.Module, with_buffers: bool = False) -> Iterator[nn.Module]:
+    """A model to run in place of another: what the run leaves on it and outside of it is forgotten."""
+    copied = twin(model, with_buffers)
+    with private.LOCK, outside_as_found(model):
+        if copied is not None:
+            yield copied
+            return
+        with left_as_found(model, with_buffers):
+            yield model
 
 
 @contextmanager

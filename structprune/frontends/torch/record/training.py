@@ -18,7 +18,7 @@ from structprune.errors import CaptureError, UnsupportedRatio
 from structprune.frontends.protocol import Choose, Constraints
 from structprune.frontends.torch.read.lower import bind, lower
 from structprune.frontends.torch.record import private
-from structprune.frontends.torch.record.capture import raised_at, record
+from structprune.frontends.torch.record.capture import record
 from structprune.frontends.torch.record.record import Arguments, Call, Capture, Stopped, depends_on_data
 from structprune.graph.graph import Value
 from structprune.passes.propagate import Solution, extended, variables_of
@@ -80,7 +80,7 @@ def difference_in_training(model: nn.Module, inputs: Arguments, capture: Capture
         return None, f"{EVAL_MODE}: {error}"
     except Stopped as stopped:
         cause = stopped.cause
-        return None, f"{EVAL_MODE}: there it raises {type(cause).__name__}: {cause}{raised_at(cause)}"
+        return None, f"{EVAL_MODE}: there it raises {type(cause).__name__}: {cause}{stopped.place}"
     return None if same_but_for_flags(capture, training) else training, ""
 
 

@@ -21,7 +21,6 @@ from structprune.algebra.axis import Axis, Dim, Product, Sum, unordered
 from structprune.errors import UnsupportedRatio
 from structprune.frontends.protocol import Choose, Constraints
 from structprune.frontends.torch.read.lower import bind
-from structprune.frontends.torch.record.capture import raised_at
 from structprune.frontends.torch.record.record import Arguments, Capture, Stopped
 from structprune.frontends.torch.record.training import record_like
 from structprune.frontends.torch.write.attention import fit_attention
@@ -179,7 +178,7 @@ class Adapter:
             after = record_like(comparison.before, small, self.inputs)
         except Stopped as stopped:
             found = comparison.first_difference(stopped.calls, stopped.inputs, stopped.constants)
-            cause = f"{type(stopped.cause).__name__}: {stopped.cause}{raised_at(stopped.cause)}"
+            cause = f"{type(stopped.cause).__name__}: {stopped.cause}{stopped.place}"
             return found or Difference(comparison.next_index, cause, {}, {}), cause
         found = comparison.first_difference(after.calls, after.inputs, after.constants, after.outputs)
         if found is None and not comparison.same_outputs(after):

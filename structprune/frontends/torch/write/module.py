@@ -15,6 +15,7 @@ from structprune.algebra.order import Indices
 from structprune.errors import UnsupportedModel
 from structprune.frontends.torch.read.lower import bind
 from structprune.frontends.torch.record.record import PLAIN, Call
+from structprune.frontends.torch.record.twin import shared
 from structprune.passes.rewrite import Rewrite
 
 
@@ -94,12 +95,19 @@ def small_copy(model: nn.Module, edits: Edits, is_filled: bool = True) -> nn.Mod
         replacement.__dict__.update(tensor.__dict__)
         memo[id(tensor)] = replacement
     try:
-        return copy.deepcopy(model, memo)
+        made: nn.Module = copy.deepcopy(model, memo)
     except Exception as error:
         raise UnsupportedModel(
             f"{type(model).__name__} cannot be deep-copied ({type(error).__name__}: {error}). "
             "Take out of it what cannot be copied (open files, tensors computed with gradients) before shrinking."
         ) from error
+    same = next(shared(model, made), None)
+    if same is not None:
+        raise UnsupportedModel(
+            f"{same or 'the model'} is its own copy: its class has a __deepcopy__ that gives back the original, which "
+            "would be cut. Let it make a copy."
+        )
+    return made
 
 
 Unmended = list[tuple[nn.Module, type, dict[str, Any]]]
