@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import functools
+import random
 import types
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
@@ -26,6 +28,7 @@ SAYS_HOW = ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__se
 # A module has a dozen containers, for its hooks, most of them empty: most of the time would go into them.
 STORES = frozenset((dict, OrderedDict, set))
 OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+GENERATORS = (np.random.mtrand._rand, random._inst, torch.default_generator)
 IS_OF_PYTHON = 1 << 9  # the flag of classes that a `class` statement made
 
 
@@ -49,14 +52,15 @@ def shared(model: nn.Module, made: nn.Module) -> Iterator[str]:
     """The names of modules and stored tensors that a copy has in common with its original."""
     known = {id(each) for each in (*model.modules(), *model.parameters(), *model.buffers())}
     for found in (made.named_modules(), made.named_parameters(), made.named_buffers()):
-        yield from (name for name, each in found if id(each) in known)  # type: ignore[attr-defined]
+        yield from (name for name, each in found if id(each) in known)
 
 
 class Copier:
     """Copies what hangs on modules as `copy.deepcopy` does, several times as fast, and shares memory of tensors."""
 
     def __init__(self) -> None:
-        self.memo: dict[int, Any] = {}
+        # Generators that everybody draws from stay what they are.
+        self.memo: dict[int, Any] = {id(each): each for each in GENERATORS}
         # What has been copied stays alive: the memo knows it by its place in memory.
         self.alive: list[Any] = []
         # Whether some class had a say in how it is copied.
