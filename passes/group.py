@@ -61,17 +61,17 @@ def group(solution: Solution) -> list[Group]:
     found: dict[Dim, list[Member]] = {}
     roles = roles_of(solution)
     reaches_trained: set[Dim] = set()
+    frozen = solution.system.frozen
     for name, value in solution.graph.parameters.items():
+        read_by = tuple(roles.get(value, ()))
         for position, axis in enumerate(solution.expanded(value)):
             places: dict[Dim, list[tuple[int, Axis]]] = {}
             for start, part in parts_of(axis):
-                for leaf in dict.fromkeys(variables(part)):
-                    if leaf not in solution.system.frozen and leaf.size > 1:
+                for leaf in (part,) if isinstance(part, Dim) else dict.fromkeys(variables(part)):
+                    if leaf not in frozen and leaf.size > 1:
                         places.setdefault(leaf, []).append((start, part))
             for leaf, where in places.items():
-                member = Member(
-                    name, position, tuple(where), value.is_trained, len(value.shape), tuple(roles.get(value, ()))
-                )
+                member = Member(name, position, tuple(where), value.is_trained, len(value.shape), read_by)
                 found.setdefault(leaf, []).append(member)
             if value.is_trained:
                 reaches_trained.update(places)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from math import prod
+from typing import cast
 
 from structprune.algebra.axis import Axis, Dim, Sum, kept_size, variables
 from structprune.passes.group import Group
@@ -33,13 +36,25 @@ class Measure:
         for index, term in enumerate(terms):
             for axis in set(term.axes):
                 self._terms_of.setdefault(axis, []).append(index)
-        self._axes_of: dict[Dim, dict[Axis, int]] = {}
+        # In a plain sum a count enters as often as the variable occurs; elsewhere the size is computed anew.
+        self._plain: dict[Dim, dict[Axis, int]] = {}
+        self._mixed: dict[Dim, set[Axis]] = {}
         for axis in self._sizes:
-            is_plain = isinstance(axis, Dim) or (isinstance(axis, Sum) and all(isinstance(p, Dim) for p in axis.parts))
-            for leaf in variables(axis):
-                # In a plain sum a count enters as often as the variable occurs; elsewhere it is computed anew.
-                occurrences = self._axes_of.setdefault(leaf, {})
-                occurrences[axis] = occurrences.get(axis, 0) + 1 if is_plain else 0
+            parts = axis.parts if isinstance(axis, Sum) else (axis,)
+            if all(isinstance(part, Dim) for part in parts):
+                for part, times in Counter(parts).items():
+                    self._plain.setdefault(cast(Dim, part), {})[axis] = times
+            else:
+                for leaf in set(variables(axis)):
+                    self._mixed.setdefault(leaf, set()).add(axis)
+
+    def fresh(self) -> Measure:
+        """The same terms, with nothing removed."""
+        twin = copy(self)
+        twin.counts, twin.total = {}, self.whole
+        twin._sizes = {axis: axis.size for axis in self._sizes}
+        twin._values = [prod(axis.size for axis in term.axes) for term in self.terms]
+        return twin
 
     @property
     def removed(self) -> float:
@@ -48,22 +63,20 @@ class Measure:
 
     def set(self, changes: Counts) -> None:
         """Take over new counts."""
-        touched: set[int] = set()
+        touched: set[Axis] = set()
         changed: set[Axis] = set()
         for dim, count in changes.items():
             before = self.counts.get(dim, dim.size)
             if before == count:
                 continue
             self.counts[dim] = count
-            for axis, occurrences in self._axes_of.get(dim, {}).items():
-                if occurrences:
-                    self._sizes[axis] += occurrences * (count - before)
-                else:
-                    changed.add(axis)
-                touched.update(self._terms_of[axis])
+            for axis, times in self._plain.get(dim, {}).items():
+                self._sizes[axis] += times * (count - before)
+                touched.add(axis)
+            changed.update(self._mixed.get(dim, ()))
         for axis in changed:
             self._sizes[axis] = kept_size(axis, self.counts)
-        for index in touched:
+        for index in {index for axis in touched | changed for index in self._terms_of[axis]}:
             value = prod(self._sizes[axis] for axis in self.terms[index].axes)
             self.total += value - self._values[index]
             self._values[index] = value

@@ -28,6 +28,7 @@ class Solution:
     multiplied: list[tuple[Op, tuple[Axis, ...]]] = field(default_factory=list)
     _expanded: dict[Value, Axes] = field(default_factory=dict)
     _held: dict[Axis, bool] = field(default_factory=dict)
+    _variables: dict[Axis, frozenset[Dim]] = field(default_factory=dict)
     _expansion: Expansion = field(init=False)
 
     def __post_init__(self) -> None:
@@ -43,6 +44,15 @@ class Solution:
     def expand(self, axis: Axis) -> Axis:
         """The axis in terms of unbound variables; equal expressions are one object: what is known of it serves all."""
         return self._expansion(axis)
+
+    def variables(self, axis: Axis) -> frozenset[Dim]:
+        """Those of an expanded axis."""
+        if isinstance(axis, Dim):
+            return frozenset((axis,))
+        found = self._variables.get(axis)
+        if found is None:
+            found = self._variables[axis] = frozenset(variables(axis))
+        return found
 
     def is_held(self, axis: Axis) -> bool:
         """No index of this expanded axis can be removed."""

@@ -6,7 +6,8 @@ indices; torch tensors and numpy arrays alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -18,7 +19,7 @@ from structprune.algebra.axis import Axis, Dim, Product, Reordered, Sum
 from structprune.algebra.order import inverse
 from structprune.errors import InvalidArgument
 from structprune.graph.progress import walk
-from structprune.passes.group import Group
+from structprune.passes.group import Group, Member
 
 Array = Any
 Scores = NDArray[np.float64]
@@ -43,9 +44,18 @@ def score(groups: Sequence[Group], arrays: Mapping[str, Array], how: str | Crite
     """The scores of all groups by one criterion."""
     if isinstance(how, str):
         how = CRITERIA[how]
-    result: dict[Dim, Scores] = {}
+    found = norms(groups, arrays, how) if isinstance(how, Norm) else judged(groups, arrays, how)
+    # A filter with broken weights is the first to go.
+    return {group.dim: np.nan_to_num(scores, nan=0.0, posinf=0.0, neginf=0.0) for group, scores in found}
+
+
+def judged(
+    groups: Sequence[Group], arrays: Mapping[str, Array], how: Criterion
+) -> Iterator[tuple[Group, Scores]]:
+    """What a criterion says of each group, looked through."""
     for group in walk(groups, "scoring group"):
-        given = how(group, slices_of(group, arrays))
+        parts = slices_of(group, {(m.parameter, m.axis): in_front(arrays, m) for m in group.members if m.is_trained})
+        given = how(group, list(parts))
         try:
             scores = to_numpy(given)
         except (TypeError, ValueError) as error:
@@ -54,9 +64,13 @@ def score(groups: Sequence[Group], arrays: Mapping[str, Array], how: str | Crite
             raise InvalidArgument(
                 f"the score of {group.name} has shape {scores.shape}, but the group has {group.size} indices"
             )
-        # A filter with broken weights is the first to go.
-        result[group.dim] = np.nan_to_num(scores, nan=0.0, posinf=0.0, neginf=0.0)
-    return result
+        yield group, scores
+
+
+def in_front(arrays: Mapping[str, Array], member: Member) -> Array:
+    """The member's array, its axis moved to the front."""
+    array = arrays[member.parameter]
+    return array_namespace(array).moveaxis(array, member.axis, 0)
 
 
 def to_numpy(scores: Any) -> Scores:
@@ -65,17 +79,13 @@ def to_numpy(scores: Any) -> Scores:
     return np.asarray(scores, dtype=np.float64)
 
 
-def slices_of(group: Group, arrays: Mapping[str, Array]) -> list[Array]:
-    """One array for each trained member; its first axis runs along the group."""
-    found: list[Array] = []
+def slices_of(group: Group, fronts: Mapping[tuple[str, int], Array]) -> Iterator[Array]:
+    """The parts along the group of each trained member's array, whose first axis is the member's."""
     for member in group.members:
-        if not member.is_trained:
-            continue
-        array = arrays[member.parameter]
-        front = array_namespace(array).moveaxis(array, member.axis, 0)
-        for start, part in member.places:
-            found.extend(slices(part, group.dim, front[start : start + part.size, ...]))
-    return found
+        if member.is_trained:
+            front = fronts[member.parameter, member.axis]
+            for start, part in member.places:
+                yield from slices(part, group.dim, front[start : start + part.size, ...])
 
 
 def slices(axis: Axis, dim: Dim, array: Array) -> Iterator[Array]:
@@ -104,16 +114,37 @@ def others(array: Array) -> tuple[int, ...]:
     return tuple(range(1, array.ndim))
 
 
-def by_norm(order: float) -> Criterion:
-    def norm(group: Group, weights: Sequence[Array]) -> Array:
-        """The norm of everything that would be removed with an index."""
-        total: Scores = np.zeros(group.size)
-        for each in weights:
-            norms = norms_by_row(each, order) if is_row_major(each) else norms_by_block(each, order)
-            total = np.maximum(total, norms) if order == float("inf") else total + norms
-        return total ** (1 / order) if order and order != float("inf") else total
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """The norm of everything that would be removed with an index."""
 
-    return norm
+    order: float
+
+    def __call__(self, group: Group, weights: Sequence[Array]) -> Scores:
+        return self.together(group.size, map(self.shares, weights))
+
+    def shares(self, array: Array) -> Scores:
+        """What each index along the first axis adds to the norm (to the power of the order)."""
+        return norms_by_row(array, self.order) if is_row_major(array) else norms_by_block(array, self.order)
+
+    def together(self, size: int, shares: Iterable[Scores]) -> Scores:
+        total: Scores = np.zeros(size)
+        for each in shares:
+            if each.ndim > 1:
+                each = each.max(axis=others(each)) if self.order == float("inf") else each.sum(axis=others(each))
+            total = np.maximum(total, each) if self.order == float("inf") else total + each
+        return total ** (1 / self.order) if self.order and self.order != float("inf") else total
+
+
+def norms(groups: Sequence[Group], arrays: Mapping[str, Array], norm: Norm) -> Iterator[tuple[Group, Scores]]:
+    """The norms of all groups: each axis of each weight is read once, however many groups share it."""
+    shares: dict[tuple[str, int], Scores] = {}
+    for group in walk(groups, "scoring group"):
+        for member in group.members:
+            place = member.parameter, member.axis
+            if member.is_trained and place not in shares:
+                shares[place] = norm.shares(in_front(arrays, member))
+        yield group, norm.together(group.size, slices_of(group, shares))
 
 
 # Entries of a weight that are looked at in one go: no copy of a whole weight is made.
@@ -178,10 +209,10 @@ def precise(array: Array) -> Array:
     return array if array.itemsize >= 4 else array_namespace(array).astype(array, array_namespace(array).float32)
 
 
-criterion("l0")(by_norm(0))
-criterion("l1")(by_norm(1))
-criterion("l2")(by_norm(2))
-criterion("linf")(by_norm(float("inf")))
+criterion("l0")(Norm(0))
+criterion("l1")(Norm(1))
+criterion("l2")(Norm(2))
+criterion("linf")(Norm(float("inf")))
 
 
 @criterion("fpgm")

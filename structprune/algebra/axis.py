@@ -112,7 +112,10 @@ def variables(axis: Axis) -> Iterator[Dim]:
             yield axis
         case Product(inner) | Sum(inner):
             for each in inner:
-                yield from variables(each)
+                if isinstance(each, Dim):
+                    yield each
+                else:
+                    yield from variables(each)
         case Reordered(whole):
             yield from variables(whole)
 
@@ -170,16 +173,24 @@ def kept_indices(axis: Axis, kept: Kept) -> Indices | None:
                 result = (result[:, None] * factor.size + each[None, :]).reshape(-1)
             return result
         case Sum(parts):
-            inner = [kept_indices(part, kept) for part in parts]
-            if all(indices is None for indices in inner):
-                return None
-            starts = np.cumsum([0, *(part.size for part in parts[:-1])])
-            return np.concatenate(
-                [
-                    start + (np.arange(part.size) if indices is None else indices)
-                    for start, part, indices in zip(starts, parts, inner, strict=True)
-                ]
-            )
+            return kept_of_parts(parts, kept)
         case Reordered(whole, entries):
             stay = kept_indices(whole, kept)
             return None if stay is None else np.flatnonzero(np.isin(entries, stay))
+
+
+def kept_of_parts(parts: Sequence[Axis], kept: Kept) -> Indices | None:
+    """The same for parts one after another; those that stay whole are not looked at one by one."""
+    found: list[Indices] = []
+    start = done = 0
+    for part in parts:
+        stay = kept.get(part) if isinstance(part, Dim) else kept_indices(part, kept)
+        if stay is not None:
+            if done < start:
+                found.append(np.arange(done, start))
+            found.append(stay + start)
+            done = start + part.size
+        start += part.size
+    if not found:
+        return None
+    return np.concatenate([*found, np.arange(done, start)])

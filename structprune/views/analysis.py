@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import cached_property
 from math import prod
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     import networkx
 
 
+# Of a longer way, that many operators are named at each end.
+MOST_STEPS = 20
+
+
 class Analysis:
     """The solved model. Print it, ask it to `explain` a parameter, or draw it."""
 
@@ -31,9 +36,15 @@ class Analysis:
         self.frontend = frontend
         self.solution: Solution = propagate(frontend.graph)
         self.groups: list[Group] = group(self.solution)
+        self._measures: dict[str, Measure] = {}
 
     def measure(self, of: str) -> Measure:
         """A fresh count of parameters, multiply-accumulates or channels."""
+        if of not in self._measures:
+            self._measures[of] = self._measured(of)
+        return self._measures[of].fresh()
+
+    def _measured(self, of: str) -> Measure:
         match of:
             case "params":
                 return measure.parameters(self.solution, self.frontend.total)
@@ -139,12 +150,13 @@ class Analysis:
         cause = self.solution.system.frozen.get(dim)
         if cause is not None:
             return Width(self.label(dim), dim.size, cause.reason, described(cause))
-        inexact = next((group.inexact for group in self.groups if group.dim is dim), ())
+        inexact = self._group_of[dim].inexact if dim in self._group_of else ()
         return Width(
             self.label(dim),
             dim.size,
             tied=tuple(
-                Tied(target, tuple(dict.fromkeys(op.name for op in steps))) for target, steps in self.paths(dim, start)
+                Tied(target, shortened(list(dict.fromkeys(op.name for op in steps))))
+                for target, steps in self.paths(dim, start)
             ),
             statistics=tuple(dict.fromkeys(op.name for op in inexact)),
         )
@@ -175,41 +187,36 @@ class Analysis:
 
     def paths(self, dim: Dim, start: Value) -> list[tuple[str, list[Op]]]:
         """Every parameter tied by a dimension, with the operators on the shortest way to it."""
-        neighbours: dict[Value, list[tuple[Op, Value]]] = {}
+        touching: dict[Op, list[Value]] = {}
+        readers: dict[Value, list[Op]] = {}
         for op in self.solution.graph.ops:
-            touching = [v for v in dict.fromkeys((*op.inputs, *op.outputs)) if v is not None and self.touches(v, dim)]
-            for value in touching:
-                neighbours.setdefault(value, []).extend((op, other) for other in touching if other is not value)
+            found = [v for v in dict.fromkeys((*op.inputs, *op.outputs)) if v is not None and self.touches(v, dim)]
+            if len(found) > 1:
+                touching[op] = found
+                for value in found:
+                    readers.setdefault(value, []).append(op)
         came: dict[Value, tuple[Op, Value] | None] = {start: None}
         queue = [start]
         for value in queue:
-            for op, other in neighbours.get(value, ()):
-                if other not in came:
-                    came[other] = (op, value)
-                    queue.append(other)
-        found: list[tuple[str, list[Op]]] = []
-        for value in queue[1:]:
-            if value.parameter is None:
-                continue
-            steps: list[Op] = []
-            step = came[value]
-            while step is not None:
-                steps.insert(0, step[0])
-                step = came[step[1]]
-            found.append((value.parameter, steps))
-        return found
+            for op in readers.get(value, ()):
+                # Whatever an operator reaches, it has reached after it was met for the first time.
+                for other in touching.pop(op, ()):
+                    if other not in came:
+                        came[other] = (op, value)
+                        queue.append(other)
+        return [(value.parameter, way_to(value, came)) for value in queue[1:] if value.parameter is not None]
 
     def touches(self, value: Value, dim: Dim) -> bool:
         if value not in self.solution.axes:
             return False
-        return any(leaf is dim for axis in self.solution.expanded(value) for leaf in self.solution.system.leaves(axis))
+        return any(dim in self.solution.variables(axis) for axis in self.solution.expanded(value))
 
     @cached_property
-    def _labels(self) -> dict[Dim, str]:
-        return {group.dim: group.name for group in self.groups}
+    def _group_of(self) -> dict[Dim, Group]:
+        return {group.dim: group for group in self.groups}
 
     def label(self, dim: Dim) -> str:
-        return self._labels.get(dim, f"a dimension of {dim.size}")
+        return self._group_of[dim].name if dim in self._group_of else f"a dimension of {dim.size}"
 
     def show(self, axis: Axis) -> str:
         """An axis in the notation of the rules, with sizes for names; `~` where its entries are in another order."""
@@ -282,3 +289,21 @@ def quoted(name: str) -> str:
 def described(cause: Freeze) -> str:
     """The operator that gives the reason."""
     return "" if cause.where is None else str(cause.where)
+
+
+def way_to(value: Value, came: Mapping[Value, tuple[Op, Value] | None]) -> list[Op]:
+    """The operators on the way on which a value was reached."""
+    steps: list[Op] = []
+    step = came[value]
+    while step is not None:
+        steps.append(step[0])
+        step = came[step[1]]
+    return steps[::-1]
+
+
+def shortened(names: list[str]) -> tuple[str, ...]:
+    """A way of thousands of operators as its two ends."""
+    left_out = len(names) - 2 * MOST_STEPS
+    if left_out <= 1:
+        return tuple(names)
+    return (*names[:MOST_STEPS], f"({left_out:,} operators)", *names[-MOST_STEPS:])
