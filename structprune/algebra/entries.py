@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # Stands for every index that no variable can remove.
 SINGLE = Dim(1)
 # Orders of parts of orders of parts, as deep as they are read.
-MOST_ORDERS = 40
+MOST_ORDERS = 8
 
 
 class Numbering:

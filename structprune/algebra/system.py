@@ -384,7 +384,7 @@ class Expansion:
         self._shared: dict[object, Axis] = {}
 
     def __call__(self, axis: Axis) -> Axis:
-        # Sums of sums of sums are as deep as the model: no recursion.
+        # Bindings are as deep as the model: no recursion.
         waiting = [(axis, self._inside(axis))]
         while waiting:
             each, inner = waiting[-1]
@@ -394,7 +394,9 @@ class Expansion:
                 continue
             waiting.pop()
             if each not in self._known:
-                self._known[each] = self._one_of(self.system.resolve(each), [self._known[part] for part in inner])
+                resolved = self.system.resolve(each)
+                found = self._one_of(resolved, [self._known[part] for part in inner])
+                self._known[each] = self._known[resolved] = found
         return self._known[axis]
 
     def _inside(self, axis: Axis) -> list[Axis]:
@@ -408,14 +410,23 @@ class Expansion:
             case Product():
                 return self.system.factors(resolved)
             case Sum(parts):
-                return [each for part in parts for each in self._distributed(part)]
+                return self._parts(parts)
             case Reordered(whole):
                 return [whole]
 
-    def _distributed(self, part: Axis) -> Sequence[Axis]:
-        resolved = self.system.resolve(part)
-        terms = self.system.terms(resolved) if isinstance(resolved, Product) else None
-        return (resolved,) if terms is None else terms
+    def _parts(self, parts: Sequence[Axis]) -> list[Axis]:
+        """Sums opened but for those that are known already."""
+        found: list[Axis] = []
+        waiting = list(reversed(parts))
+        while waiting:
+            each = self.system.resolve(waiting.pop())
+            is_known = isinstance(each, Sum) and each in self._known
+            terms = None if is_known else self.system.terms(each)
+            if terms is None:
+                found.append(each)
+            else:
+                waiting.extend(reversed(terms))
+        return found
 
     def _one_of(self, axis: Axis, inner: list[Axis]) -> Axis:
         match axis:

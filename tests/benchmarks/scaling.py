@@ -7,6 +7,8 @@ milliseconds per operator of each stage show whether the time is linear. The lea
 - solve: propagate and group
 - choose: score, and every selection
 - adapt: all the rest of keeping the class: copies, repeated captures, comparisons, and the final weights
+
+With `--chains`, long models instead: CPU seconds of recording and of solving for each length.
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ import argparse
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
+from torch import nn
 
 import structprune
 from structprune.algebra.axis import Kept
@@ -26,6 +30,7 @@ from structprune.api import Chooser
 from structprune.frontends import read
 from structprune.frontends.protocol import Constraints
 from tests.benchmarks.subjects import decoder
+from tests.test_chains import Chain, Dense, Scales, passed_on, reshaped
 
 STAGES = ("capture", "solve", "choose", "adapt")
 
@@ -58,13 +63,38 @@ def stages(layers: int) -> tuple[int, dict[str, float]]:
     return len(frontend.graph.ops), seconds
 
 
+CHAINS: dict[str, Callable[[int], nn.Module]] = {
+    "norms of growing concatenations": Dense,
+    "parameters in one group": Scales,
+    "pointwise operators": lambda n: Chain(partial(passed_on, times=n)),
+    "reshapes": lambda n: Chain(partial(reshaped, times=n // 2)),
+}
+
+
+def chains(lengths: Sequence[int]) -> None:
+    print("| chain | length | record, s | solve, s |\n|---|---|---|---|")
+    for name, build in CHAINS.items():
+        for length in lengths:
+            model = build(length).eval()
+            start = time.process_time()
+            frontend = read(model, torch.randn(2, 3))
+            recorded = time.process_time()
+            structprune.views.analysis.Analysis(frontend)
+            solved = time.process_time()
+            print(f"| {name} | {length} | {recorded - start:.2f} | {solved - recorded:.2f} |", flush=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, nargs="+", default=[2, 4, 8, 16, 32, 64])
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--chains", type=int, nargs="+", metavar="LENGTH")
     options = parser.parse_args(arguments)
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
+    if options.chains:
+        chains(options.chains)
+        return 0
     stages(1)
     columns = ["layers", "operators", "CPU s", "ms per operator", *STAGES]
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
