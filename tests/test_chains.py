@@ -1,4 +1,4 @@
-"""Models that are long rather than wide: thousands of operators, parts and parameters. Steps are counted, not seconds."""
+"""Models that are long rather than wide: thousands of operators, parts, parameters. Steps are counted, not seconds."""
 
 from __future__ import annotations
 
@@ -351,7 +351,4 @@ def test_a_chain_of_concat_nodes(tmp_path: Path) -> None:
     assert [group.size for group in analysis.groups] == [2] * 601
     last = {m.places[0][0] for group in analysis.groups for m in group.members if m.parameter == "last.weight"}
     assert last == set(range(0, 2 * 601, 2))
-    # A way of hundreds of operators is its two ends, or the text would be as long as its square.
-    (way,) = (line for line in analysis.explain("first.weight").splitlines() if "last.weight through" in line)
-    assert way.count(" -> ") == 40
-    assert "concat18 -> (562 operators) -> concat581" in way
+    assert "last.weight through Gemm -> Concat\n" in analysis.explain("first.weight") + "\n"

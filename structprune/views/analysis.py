@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import cached_property
 from math import prod
@@ -23,10 +22,6 @@ from structprune.views.explanation import ExplainedAxis, Explanation, Held, Held
 
 if TYPE_CHECKING:
     import networkx
-
-
-# Of a longer way, that many operators are named at each end.
-MOST_STEPS = 20
 
 
 class Analysis:
@@ -155,8 +150,7 @@ class Analysis:
             self.label(dim),
             dim.size,
             tied=tuple(
-                Tied(target, shortened(list(dict.fromkeys(op.name for op in steps))))
-                for target, steps in self.paths(dim, start)
+                Tied(target, names) for target, names in self.paths(dim, start)
             ),
             statistics=tuple(dict.fromkeys(op.name for op in inexact)),
         )
@@ -185,8 +179,8 @@ class Analysis:
         found = [Held(reason, entries.get(reason, 0), tuple(each)) for reason, each in axes.items()]
         return sorted(found, key=lambda each: (-each.entries, -len(each.axes)))
 
-    def paths(self, dim: Dim, start: Value) -> list[tuple[str, list[Op]]]:
-        """Every parameter tied by a dimension, with the operators on the shortest way to it."""
+    def paths(self, dim: Dim, start: Value) -> list[tuple[str, tuple[str, ...]]]:
+        """Every parameter tied by a dimension, with the names of the operators on the shortest way to it."""
         touching: dict[Op, list[Value]] = {}
         readers: dict[Value, list[Op]] = {}
         for op in self.solution.graph.ops:
@@ -195,16 +189,17 @@ class Analysis:
                 touching[op] = found
                 for value in found:
                     readers.setdefault(value, []).append(op)
-        came: dict[Value, tuple[Op, Value] | None] = {start: None}
+        ways: dict[Value, tuple[str, ...]] = {start: ()}
         queue = [start]
         for value in queue:
             for op in readers.get(value, ()):
                 # Whatever an operator reaches, it has reached after it was met for the first time.
                 for other in touching.pop(op, ()):
-                    if other not in came:
-                        came[other] = (op, value)
+                    if other not in ways:
+                        way = ways[value]
+                        ways[other] = way if op.name in way else (*way, op.name)
                         queue.append(other)
-        return [(value.parameter, way_to(value, came)) for value in queue[1:] if value.parameter is not None]
+        return [(value.parameter, ways[value]) for value in queue[1:] if value.parameter is not None]
 
     def touches(self, value: Value, dim: Dim) -> bool:
         if value not in self.solution.axes:
@@ -289,21 +284,3 @@ def quoted(name: str) -> str:
 def described(cause: Freeze) -> str:
     """The operator that gives the reason."""
     return "" if cause.where is None else str(cause.where)
-
-
-def way_to(value: Value, came: Mapping[Value, tuple[Op, Value] | None]) -> list[Op]:
-    """The operators on the way on which a value was reached."""
-    steps: list[Op] = []
-    step = came[value]
-    while step is not None:
-        steps.append(step[0])
-        step = came[step[1]]
-    return steps[::-1]
-
-
-def shortened(names: list[str]) -> tuple[str, ...]:
-    """A way of thousands of operators as its two ends."""
-    left_out = len(names) - 2 * MOST_STEPS
-    if left_out <= 1:
-        return tuple(names)
-    return (*names[:MOST_STEPS], f"({left_out:,} operators)", *names[-MOST_STEPS:])
