@@ -26,6 +26,8 @@ class Solution:
     statistics: list[tuple[Op, Axis]] = field(default_factory=list)
     singular: list[tuple[Op, Axis]] = field(default_factory=list)
     multiplied: list[tuple[Op, tuple[Axis, ...]]] = field(default_factory=list)
+    # Where zeroing makes a value infinite, or no number.
+    poles: dict[Value, Zeros] = field(default_factory=dict)
     _expanded: dict[Value, Axes] = field(default_factory=dict)
     _held: dict[Axis, bool] = field(default_factory=dict)
     _variables: dict[Axis, frozenset[Dim]] = field(default_factory=dict)
@@ -77,6 +79,7 @@ def extended(solution: Solution, in_training: Graph) -> Solution:
         list(solution.statistics),
         list(solution.singular),
         list(solution.multiplied),
+        dict(solution.poles),
     )
     return solve(wider, in_training)
 
@@ -90,6 +93,9 @@ def variables_of(solution: Solution) -> Iterator[Dim]:
 
 def solve(solution: Solution, graph: Graph) -> Solution:
     system = solution.system
+    names = Names()
+    for known in solution.zero:
+        names.note(known)
     for value in graph.inputs:
         solution.axes[value] = tuple(system.fixed(size, "an input of the model") for size in value.shape)
         solution.zero[value] = (False,) * len(value.shape)
@@ -105,8 +111,10 @@ def solve(solution: Solution, graph: Graph) -> Solution:
         for value, axes, zero in zip(op.outputs, meeting.outputs, meeting.zero, strict=True):
             solution.axes[value] = axes
             solution.zero[value] = zero
-        if op.kind == "write" or op.attributes.get("writes"):
-            forget_zeros(solution, op)
+            names.note(value)
+        solution.poles.update(zip(op.outputs, meeting.poles, strict=False))
+        if op.overwrites:
+            overwrite(solution, op, names)
         solution.statistics.extend((op, axis) for axis in meeting.statistics)
         solution.singular.extend((op, axis) for axis in meeting.singular)
         if op not in solution.graph.only_in_training:
@@ -130,7 +138,8 @@ def operand(solution: Solution, value: Value) -> Operand:
             axes = tuple(solution.system.fixed(size, "a constant made in forward") for size in value.shape)
         solution.axes[value] = axes
         solution.zero[value] = (value.is_trained,) * len(axes)
-    return Operand(axes, solution.zero[value], value.shape, value.parameter is not None)
+    is_parameter = value.parameter is not None
+    return Operand(axes, solution.zero[value], value.shape, is_parameter, solution.poles.get(value, ()))
 
 
 def meet(op: Op, operands: list[Operand | None]) -> Meeting:
@@ -171,23 +180,62 @@ def misfit(op: Op, meeting: Meeting) -> str | None:
     return None
 
 
-def forget_zeros(solution: Solution, op: Op) -> None:
-    """After a write, whatever shares the memory may no longer be zero."""
-    target, written = op.inputs[0], op.outputs[0]
-    if target is None or target.base is None or all(solution.zero[written]):
+class Names:
+    """The values that show one piece of memory: views of views have the same root."""
+
+    def __init__(self) -> None:
+        self.by_root: dict[Value, list[Value]] = {}
+
+    def note(self, value: Value) -> None:
+        if value.base is not None:
+            self.by_root.setdefault(value.base, [value.base]).append(value)
+
+    def of(self, value: Value) -> list[Value]:
+        root = value.base or value
+        return self.by_root.get(root, [root])
+
+
+def overwrite(solution: Solution, op: Op, names: Names) -> None:
+    """What an operator writes into memory is what every name of that memory shows from then on."""
+    results = [value for value in op.outputs if value.base is not None] or list(op.outputs)
+    for place, target in enumerate(op.overwrites):
+        written = results[min(place, len(results) - 1)] if results else None
+        if target not in op.inputs:  # the rule has not seen it
+            hold_result(solution, op, target, written)
+        if written is not None and all(solution.zero[written]):
+            continue
+        for value in names.of(target):
+            if value not in op.outputs and value in solution.zero:
+                solution.zero[value] = zeros_left(solution, value, written)
+                solution.poles.pop(value, None)
+
+
+def hold_result(solution: Solution, op: Op, target: Value, written: Value | None) -> None:
+    """Memory that was given for a result (`out=`) has the axes of the result."""
+    operand(solution, target)
+    if written is not None and written.shape == target.shape:
+        for axis, other in zip(solution.axes[target], solution.axes[written], strict=True):
+            solution.system.unify(axis, other, op)
         return
-    root = target.base
-    for value in list(solution.zero):
-        if value is root or value.base is root:
-            is_same = same_axes(solution, value, written)
-            pairs = zip(solution.zero[value], solution.zero[written], strict=True) if is_same else ()
-            solution.zero[value] = tuple(a and b for a, b in pairs) if is_same else (False,) * len(value.shape)
+    for axis in solution.axes[target]:
+        solution.system.freeze(axis, f"{op.name} writes a result of another shape into it", op)
 
 
-def same_axes(solution: Solution, a: Value, b: Value) -> bool:
+def zeros_left(solution: Solution, value: Value, written: Value | None) -> Zeros:
+    """The zeros of a value, part of whose memory was written: along an axis of both, where both are zero."""
+    if written is None:
+        return (False,) * len(value.shape)
     resolve = solution.system.resolve
-    pairs = zip(solution.axes[a], solution.axes[b], strict=False)
-    return len(a.shape) == len(b.shape) and all(resolve(x) is resolve(y) for x, y in pairs)
+    new = [resolve(axis) for axis in solution.axes[written]]
+    old = [resolve(axis) for axis in solution.axes[value]]
+
+    def is_left(axis: Axis) -> bool:
+        # An axis that stands twice in one of them may be another one there.
+        places = [k for k, each in enumerate(new) if each is axis]
+        return len(places) == 1 == sum(each is axis for each in old) and solution.zero[written][places[0]]
+
+    pairs = zip(solution.zero[value], old, strict=True)
+    return tuple(mark and (axis.size == 1 or is_left(axis)) for mark, axis in pairs)
 
 
 def freeze_unsteady(solution: Solution) -> None:

@@ -18,6 +18,7 @@ from structprune.frontends.torch.read import operators  # noqa: F401  registers 
 from structprune.frontends.torch.read.lower import ENTRIES
 from structprune.graph.graph import Op
 from structprune.graph.operator import RULES, Meeting, Operand
+from structprune.operators.zero import Zero, all_of
 from structprune.testing import check
 from tests.rows import ROWS, SHUFFLED, Row, attended, axes_of, build, find_op
 
@@ -186,7 +187,14 @@ MUTATIONS = [
              Row("lstm_cell", lambda o, x, *w: o(x, [x.new_zeros(2, 8), x.new_zeros(2, 8)], *w)[0], "", "vector",
                  ((32, 12), (32, 8), (32,), (32,))), reversed_product),
     Mutation("a pointwise operator that says exp(0) is 0", "pointwise", "exp",
-             Row("exp", lambda o, x: o(x), ""), with_attributes(is_zero=lambda marks: True), is_summed=True),
+             Row("exp", lambda o, x: o(x), ""), with_attributes(zero=all_of(1)), is_summed=True),
+    Mutation("a cosine that is zero where its operand is", "pointwise", "cos",
+             Row("cos", lambda o, x: o(x), ""), with_attributes(zero=all_of(1)), is_summed=True),
+    Mutation("a minimum that is zero where one operand is", "pointwise", "minimum",
+             Row("minimum", lambda o, x: o(x, x.exp() - 2), ""),
+             with_attributes(zero=Zero((frozenset((0,)),))), is_summed=True),
+    Mutation("a logarithm that has no pole", "pointwise", "log",
+             Row("log", lambda o, x: o(x.square()) * x, ""), changed(poles=[]), is_summed=True),
     Mutation("a split with its parts in the wrong order", "split", "split",
              Row("split", lambda o, x: torch.cat(o(x, [4, 8], 1)[::-1], 1), ""), reversed_parts),
     Mutation("a slice from the wrong end", "slice", "slice",

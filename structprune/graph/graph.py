@@ -44,6 +44,8 @@ class Op:
     outputs: tuple[Value, ...]
     attributes: Mapping[str, object] = field(default_factory=dict)
     where: Where = Where()
+    # The values whose memory the operator writes.
+    overwrites: tuple[Value, ...] = ()
     source: Any = field(default=None, repr=False)
 
     def __str__(self) -> str:

@@ -22,13 +22,15 @@ Zeros = tuple[bool, ...]
 class Operand:
     """A tensor as a rule sees it.
 
-    `zero[k]` says: where an index of axis k has been zeroed in the parameters, this tensor is zero.
+    `zero[k]` says: where an index of axis k has been zeroed in the parameters, this tensor is zero;
+    `poles[k]`, if there are any: there it is infinite, or no number.
     """
 
     axes: Axes
     zero: Zeros
     shape: Shape
     is_parameter: bool = False
+    poles: Zeros = ()
 
 
 @dataclass(slots=True)
@@ -39,6 +41,7 @@ class Meeting:
     singular: axes where zeroing gives 0 / 0; removing is what zeroing would be in the limit.
     multiplied: the axes whose sizes, multiplied, give the multiply-accumulate operations.
     picked: (y, x, index) where entry i of axis y is entry index[i] of axis x.
+    poles: of each output, the axes where zeroing an index makes it infinite.
     """
 
     outputs: list[Axes]
@@ -49,6 +52,7 @@ class Meeting:
     singular: list[Axis] = field(default_factory=list)
     multiplied: list[tuple[Axis, ...]] = field(default_factory=list)
     picked: list[tuple[Axis, Axis, Indices]] = field(default_factory=list)
+    poles: list[Zeros] = field(default_factory=list)
 
 
 Rule = Callable[..., Meeting]

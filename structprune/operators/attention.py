@@ -9,7 +9,7 @@ from structprune.graph.operator import Meeting, Operand, rule
 def attention(op: Op, query: Operand, key: Operand, value: Operand, mask: Operand | None = None) -> Meeting:
     """y[..., n, e] = softmax over m of (q[..., n, d] k[..., m, d]) times v[..., m, e]
 
-    With fewer key heads than query heads, query heads are `(kv r)`.
+    With fewer key heads than query heads, query heads are `(kv r)`. Under a causal mask rows and keys are counted.
     """
     *batch, heads, rows, width = query.axes if len(query.axes) > 3 else (fresh(1), *query.axes)
     *key_batch, key_heads, keys, key_width = key.axes if len(key.axes) > 3 else (fresh(1), *key.axes)
@@ -23,6 +23,8 @@ def attention(op: Op, query: Operand, key: Operand, value: Operand, mask: Operan
     elif key_heads.size != 1:
         meeting.equal.append((heads, Product((key_heads, fresh(heads.size // key_heads.size)))))
     meeting.frozen.append((keys, f"{op.name} takes a softmax over it"))
+    if op.attributes.get("is_causal"):
+        meeting.frozen.append((rows, f"{op.name} masks it by position"))
     if not (query.zero[-1] or key.zero[-1]):
         meeting.frozen.append((width, f"{op.name} sums over it, and it is not zero there"))
     if mask is not None:
@@ -59,8 +61,8 @@ def multihead_attention(
     """Attention whose operands may hold their heads inside their last axis: [batch, n, (h d)] or [batch, h, n, d]
 
     heads, key_heads: how many; keeps_width: why their width must stay. The bias is that of queries, keys and values,
-    one after another. Outputs after the first are the keys and the values with those of the past before them,
-    [batch, h, n, d].
+    one after another. Under a causal mask rows are counted. Outputs after the first are the keys and the values with
+    those of the past before them, [batch, h, n, d].
     """
     heads, key_heads = int(str(op.attributes["heads"])), int(str(op.attributes["key_heads"]))
     meeting = Meeting([], [])
@@ -78,6 +80,8 @@ def multihead_attention(
     if not biased or not (query.zero[-1] or key.zero[-1]):
         meeting.frozen.append((width, f"{op.name} sums over it, and it is not zero there"))
     meeting.frozen.append((keys, f"{op.name} takes a softmax over it"))
+    if op.attributes.get("is_causal"):
+        meeting.frozen.append((rows, f"{op.name} masks it by position"))
     if "keeps_width" in op.attributes:
         meeting.frozen += [(axis, f"{op.name}: {op.attributes['keeps_width']}") for axis in (width, v_width)]
     every_key: Axis = keys
@@ -121,7 +125,9 @@ def rotary(op: Op, x: Operand, cosine: Operand, sine: Operand) -> Meeting:
     heads = int(str(op.attributes["heads"]))
     angles = cosine.axes[-1]
     meeting = Meeting([x.axes], [x.zero], [(angles, sine.axes[-1])])
-    positions = (*cosine.axes[:-1], *sine.axes[:-1])
+    # Heads that have an axis of their own are turned alike.
+    own = x.axes[:1] + x.axes[2:-1] if len(x.axes) == 4 else x.axes[:-1]
+    positions = (*cosine.axes[:-1], *sine.axes[:-1], *own)
     meeting.frozen = [(axis, f"{op.name} reads it by position") for axis in positions if axis is not ONE]
     if op.attributes["is_interleaved"]:
         pair = fresh(2)

@@ -5,6 +5,11 @@ from structprune.graph.graph import Op
 from structprune.graph.operator import Meeting, Operand, rule
 
 
+def are_zero(*parameters: Operand | None) -> bool:
+    """Scale and shift, given or not, are zero where an index of their axis is removed."""
+    return all(each is None or (bool(each.zero) and all(each.zero)) for each in parameters)
+
+
 def per_channel(x: Operand, *parameters: Operand | None) -> Meeting:
     """Parameters of one axis, met by the second axis of x."""
     meeting = Meeting([x.axes], [])
@@ -25,7 +30,8 @@ def batch_norm(
     meeting = per_channel(x, weight, bias, mean, variance)
     if op.attributes.get("by_batch"):
         meeting.statistics = [x.axes[0], *x.axes[2:]]
-    is_zero = weight is not None and weight.zero[0]
+    # Without a scale the channel is its own mean, shifted: not zero.
+    is_zero = weight is not None and are_zero(weight, bias)
     meeting.zero = [tuple(axis == 1 and is_zero for axis in range(len(x.axes)))]
     return meeting
 
@@ -56,7 +62,7 @@ def layer_norm(op: Op, x: Operand, weight: Operand | None = None, bias: Operand 
             meeting.equal.extend(zip(x.axes[leading:], parameter.axes, strict=True))
     meeting.statistics = list(x.axes[leading:])
     centred = bool(op.attributes.get("centred", True))
-    inner = weight is not None or (bias is None and not centred)
+    inner = weight is not None and are_zero(weight, bias)
     meeting.zero = [
         (
             *(zero and bias is None for zero in x.zero[:leading]),
@@ -78,7 +84,7 @@ def group_norm(op: Op, x: Operand, weight: Operand | None = None, bias: Operand 
             is_by_group = parameter.shape[0] == groups
             meeting.equal.append((outer if is_by_group else x.axes[1], parameter.axes[0]))
     meeting.statistics = [inner, *x.axes[2:]]
-    is_zero = weight is not None
+    is_zero = weight is not None and are_zero(weight, bias)
     meeting.zero = [tuple(axis == 1 and is_zero for axis in range(len(x.axes)))]
     return meeting
 
@@ -87,7 +93,8 @@ def group_norm(op: Op, x: Operand, weight: Operand | None = None, bias: Operand 
 def weight_norm(op: Op, v: Operand, g: Operand) -> Meeting:
     """w[o, ...] = g[o] v[o, ...] / norm of v[o], and the norm itself"""
     dim = int(str(op.attributes["dim"]))
-    meeting = Meeting([v.axes, g.axes], [v.zero, g.zero], [(v.axes[dim], g.axes[dim])])
+    of_norm = tuple(axis == dim and v.zero[dim] for axis in range(len(g.axes)))
+    meeting = Meeting([v.axes, g.axes], [v.zero, of_norm], [(v.axes[dim], g.axes[dim])])
     # A row of zeros has no direction: 0 / 0 stands where nothing is left.
     meeting.singular = [v.axes[dim]]
     return meeting

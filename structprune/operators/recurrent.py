@@ -26,7 +26,12 @@ def recurrent(op: Op, x: Operand, *operands: Operand) -> Meeting:
         meeting.frozen.append((cell, "torch tells a projection by its being narrower than the cell"))
     if gates > 1:
         meeting.frozen.append((gate, "the gates of a recurrent layer"))
-    entering: Axis = x.axes[-1]
+    is_cell = bool(op.attributes.get("is_cell", False))
+    *around, entering = x.axes
+    if not is_cell:
+        # A step that is removed is no step of zeros: the state goes on through it.
+        steps = around.pop(1 if op.attributes.get("is_batch_first") and len(around) > 1 else 0)
+        meeting.frozen.append((steps, f"{op.name} goes through it step by step"))
     # Gates of zeroed rows are constants, and the state stays where it began: at zero, if it began there.
     is_zero = all(state.zero[-1] for state in initial)
     layers = [weights[k : k + per_layer] for k in range(0, len(weights), per_layer)]
@@ -46,16 +51,16 @@ def recurrent(op: Op, x: Operand, *operands: Operand) -> Meeting:
         meeting.frozen.append((x.axes[-1], f"{op.name} sums over it, and it is not zero there"))
     for place, state in enumerate(initial):
         meeting.equal.append((state.axes[-1], cell if place == 1 else hidden))
+        meeting.equal += zip(state.axes[-2:-1], around, strict=False)
     meeting.multiplied = multiplied
     leaving: Axis = Sum((hidden,) * directions) if directions > 1 else hidden
-    is_cell = bool(op.attributes.get("is_cell", False))
     for position, value in enumerate(op.outputs):
         if is_cell or (position == 0):
             width = (cell if position == 1 else hidden) if is_cell else leaving
             axes = (*x.axes[:-1], width)
         else:
-            lead = [fresh(size) for size in value.shape[:-1]]
-            meeting.frozen.extend((axis, "the state of a recurrent layer") for axis in lead if axis is not ONE)
+            lead = [fresh(value.shape[0]), *around]
+            meeting.frozen.append((lead[0], "the state of a recurrent layer"))
             axes = (*lead, cell if position == 2 else hidden)
         meeting.outputs.append(axes)
         meeting.zero.append((*(False for _ in axes[:-1]), is_zero))
@@ -81,6 +86,9 @@ def recurrent_stacked(
         meeting.equal += [(bias.axes[0], w.axes[0]), (bias.axes[1], Product((sides, gates, hidden)))]
     is_batch_first = bool(op.attributes.get("is_batch_first", False))
     steps, batch = x.axes[1::-1] if is_batch_first else x.axes[:2]
+    meeting.frozen.append((steps, f"{op.name} goes through it step by step"))
+    if op.attributes.get("has_lengths"):
+        meeting.frozen.append((batch, f"{op.name} is told a length for each"))
     states = (batch, w.axes[0], hidden) if is_batch_first else (w.axes[0], batch, hidden)
     for each in (state, cell):
         if each is not None:
@@ -89,7 +97,7 @@ def recurrent_stacked(
         kinds = fresh(3)
         whole.append(kinds)
         meeting.equal += [(peephole.axes[0], w.axes[0]), (peephole.axes[1], Product((kinds, hidden)))]
-    meeting.frozen = [(axis, "the gates and directions of a recurrent layer") for axis in whole if axis is not ONE]
+    meeting.frozen += [(axis, "the gates and directions of a recurrent layer") for axis in whole if axis is not ONE]
     if not x.zero[2] and not w.zero[2]:
         meeting.frozen.append((x.axes[2], f"{op.name} sums over it, and it is not zero there"))
     # Gates of zeroed rows are constants, and the state stays where it began: at zero, if it began there.

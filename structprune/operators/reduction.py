@@ -1,6 +1,6 @@
 """Sums, means and extremes over axes."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import cast
 
 from structprune.algebra.axis import ONE
@@ -12,7 +12,8 @@ from structprune.graph.operator import Meeting, Operand, rule
 def reduce(op: Op, x: Operand, *rest: Operand) -> Meeting:
     """y[...] = f over the reduced axes of x[...]
 
-    how: 'sum' adds nothing for a zero, 'mean' divides by the count, 'extreme' may choose anything.
+    how: 'sum' adds nothing for a zero, 'mean' divides by the count, 'extreme' may choose anything;
+    positions: the outputs that say where something was found.
     """
     reduced = set(cast(Iterable[int], op.attributes["axes"]))
     keep = bool(op.attributes["keepdim"])
@@ -29,5 +30,6 @@ def reduce(op: Op, x: Operand, *rest: Operand) -> Meeting:
     if how == "extreme" and op.attributes.get("is_zero") is False:
         zero = [False] * len(zero)
     meeting.outputs = [tuple(axes) for _ in op.outputs]
-    meeting.zero = [tuple(zero) for _ in op.outputs]
+    positions = cast(Container[int], op.attributes.get("positions", ()))
+    meeting.zero = [tuple(each and k not in positions for each in zero) for k in range(len(op.outputs))]
     return meeting

@@ -217,6 +217,9 @@ def pad(op: Op, x: Operand) -> Meeting:
             )
         )
         zero.append(is_zero and fills_zero)
+    if not fills_zero and any(max(each) > 0 for each in widths):
+        # What is padded along one axis is not zero at any index of the others either.
+        zero = [False] * len(zero)
     meeting.outputs = [tuple(axes)]
     meeting.zero = [tuple(zero)]
     return meeting

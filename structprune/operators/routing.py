@@ -18,6 +18,7 @@ def route(op: Op, *operands: Operand) -> Meeting:
     routes: for each output, for each of its axes, the (operand, axis) pairs that it equals;
     whole: (operand, axis) -> why it must stay whole; keeps_zero: f(0) = 0;
     copies: the output axes along which all entries are the same; nonzero: those that are never zero;
+    positions: the outputs that hold positions or choices, of which none is zero for being made of zeros;
     singular: the axes of the first operand where zeroing gives 0 / 0.
     """
     meeting = Meeting([], [])
@@ -29,7 +30,8 @@ def route(op: Op, *operands: Operand) -> Meeting:
     copies = cast(Sequence[int], op.attributes.get("copies", ()))
     meeting.singular = [operands[0].axes[place] for place in cast(Sequence[int], op.attributes.get("singular", ()))]
     routes = cast(Sequence[Sequence[Sequence[Source]]], op.attributes["routes"])
-    for value, paths in zip(op.outputs, routes, strict=True):
+    positions = cast(Container[int], op.attributes.get("positions", ()))
+    for number, (value, paths) in enumerate(zip(op.outputs, routes, strict=True)):
         axes: list[Axis] = []
         zero: list[bool] = []
         for position, (size, sources) in enumerate(zip(value.shape, paths, strict=True)):
@@ -47,6 +49,7 @@ def route(op: Op, *operands: Operand) -> Meeting:
             zero.append(
                 not is_spread
                 and keeps_zero
+                and number not in positions
                 and all(operands[i].zero[k] for i, k in sources if operands[i].axes[k].size == size)
             )
         meeting.outputs.append(tuple(axes))

@@ -184,6 +184,37 @@ ROWS = [
             "c = Cast <to = 1> (k)\ng = Mul (c, a)", widths,
             arrays={"w1": np.arange(576 // groups, dtype=np.uint8).reshape(8, 8 // groups, 3, 3)})
       for groups, widths in ((1, (8, 8)), (2, (2, 4, 4)))),
+    *(tokens(f"quantized_activation_{what}", f"q = QuantizeLinear (h, scale, {first})\n"
+             f"d = DequantizeLinear (q, scale, {second})\nr = ReduceSum <keepdims = 1> (d, last)\ng = Mul (r, s)", groups,
+             {"s": (8,)}, arrays={"scale": np.float32(0.05), "z": np.uint8(128), "z2": np.uint8(100), "last": ints(2)})
+      for what, first, second, groups in (
+          ("and_back", "z", "z", (8, 8)), ("around_another_point", "z", "z2", (8,)), ("of_one_point", "z2", "z", (8,)))),
+    tokens("quantized_activation_read_as_it_is", "q = QuantizeLinear (h, scale, z)\nc = Cast <to = 1> (q)\n"
+           "r = ReduceSum <keepdims = 1> (c, last)\ng = Mul (r, s)", (8,), {"s": (8,)},
+           arrays={"scale": np.float32(0.05), "z": np.uint8(128), "last": ints(2)}),
+    tokens("quantized_by_range_and_read_as_it_is", "q, a, b = DynamicQuantizeLinear (h)\nc = Cast <to = 1> (q)\n"
+           "r = ReduceSum <keepdims = 1> (c, last)\ng = Mul (r, s)", (8,), {"s": (8,)}, arrays={"last": ints(2)}),
+    *(tokens(f"{name.lower()}_with_signs_and_summed", f"i = MatMul (x, w1)\nj = Cos (i)\nk = Sub (j, half)\nt = {name} (h, k)\n"
+             + cast + SUMMED.replace("(t,", "(u,"), (8,), {"s": (8,), "w1": (6, 8)},
+             arrays={"half": np.float32(0.4), "last": ints(2)})
+      for name, cast in (("Min", "u = Identity (t)\n"), ("Max", "u = Identity (t)\n"), ("Greater", "u = Cast <to = 1> (t)\n"),
+                         ("LessOrEqual", "u = Cast <to = 1> (t)\n"))),
+    tokens("padded_with_ones_along_another_axis", "t = Pad (h, pads, fill)\n" + SUMMED, (8,), {"s": (8,)},
+           arrays={"pads": ints(0, 1, 0, 0, 1, 0), "fill": np.float32(1), "last": ints(2)}),
+    tokens("argmax_of_the_last", "a = ArgMax <axis = 1, keepdims = 1, select_last_index = 1> (h)\nt = Cast <to = 1> (a)\n" + SUMMED,
+           (8,), {"s": (8,)}, arrays={"last": ints(2)}),
+    image("positions_in_a_pool", "v, i = MaxPool <kernel_shape = [2, 2]> (h)\nc = Cast <to = 1> (i)\n"
+          "q = ReduceSum <keepdims = 1> (c, one)\ng = Mul (q, s)", (8,), {"s": (1, 8, 1, 1)}, arrays={"one": ints(1)}),
+    *(Row(f"attention_of_learned_rows_{causal}", TOKENS, "k = MatMul (x, wk)\nv = MatMul (x, wv)\nq = Add (q0, b0)\n"
+          f"o = Attention <q_num_heads = 2, kv_num_heads = 2, is_causal = {causal}> (q, k, v)\n"
+          "t = Transpose <perm = [0, 2, 1]> (o)\nf = MatMul (t, mix)\nu = Transpose <perm = [0, 2, 1]> (f)\ny = MatMul (u, wo)",
+          {"q0": (1, 6, 8), "b0": (8,), "wk": (6, 8), "wv": (6, 8), "mix": (6, 7), "wo": (8, 5)}, groups, opset=23,
+          inputs={"x": (1, 7, 6)}) for causal, groups in ((0, (2, 4, 4, 6)), (1, (2, 4, 4)))),
+    *(Row(f"{name.lower()}_over_channels", "(float[N, 6, 3] x) => (float[7, N, 5] y)",
+          f"c = Conv <kernel_shape = [1]> (x, wc)\nt = Transpose <perm = [1, 0, 2]> (c)\n"
+          f"h = {name} <hidden_size = 4> (t, w, r, b)\ns = Squeeze (h, one)\ny = MatMul (s, wh)",
+          {"wc": (7, 6, 1), "w": (1, gates * 4, 3), "r": (1, gates * 4, 4), "b": (1, gates * 8), "wh": (4, 5)}, (4,),
+          arrays={"one": ints(1)}) for name, gates in (("LSTM", 4), ("GRU", 3), ("RNN", 1))),
     # moving axes
     image("flatten", "r = Relu (h)\nq = Flatten (r)\nk = Gemm <transB = 1> (q, w1)\ng = Reshape (k, four)", (8, 8),
           {"w1": (8, 512)}, arrays={"four": ints(0, -1, 1, 1)}),

@@ -54,7 +54,8 @@ def attention(call: Call) -> Lowered:
         return found
 
     given = [query, key, value, call.input(3), None, call.input(4), call.input(5)]
-    return Lowered("multihead_attention", given, {"heads": heads, "key_heads": key_heads}, literals)
+    attributes = {"heads": heads, "key_heads": key_heads, "is_causal": bool(call.get("is_causal", 0))}
+    return Lowered("multihead_attention", given, attributes, literals)
 
 
 @entry("MultiHeadAttention", domain=CONTRIB)
@@ -70,7 +71,8 @@ def multi_head_attention(call: Call) -> Lowered:
         return {"num_heads": count_of_heads(new, query, heads), **scale_kept(call, new, query, heads)}
 
     given = [query, key, value, call.input(5), call.input(3), call.input(6), call.input(7)]
-    return Lowered("multihead_attention", given, {"heads": heads, "key_heads": heads}, literals)
+    attributes = {"heads": heads, "key_heads": heads, "is_causal": bool(call.get("unidirectional", 0))}
+    return Lowered("multihead_attention", given, attributes, literals)
 
 
 @entry("GroupQueryAttention", domain=CONTRIB)
@@ -103,6 +105,8 @@ def group_query_attention(call: Call) -> Lowered | list[Lowered]:
         query, key = turned
     given = [query, key, value, None, None, call.input(3), call.input(4)]
     attributes = {"heads": heads, "key_heads": key_heads, "keeps_width": "onnxruntime takes heads of 8, 16, ..."}
+    # It counts the positions itself, and is causal always.
+    attributes["is_causal"] = True
     return [*steps, Lowered("multihead_attention", given, attributes, literals)]
 
 
@@ -132,10 +136,11 @@ def fused_attention(call: Call) -> Lowered | list[Lowered]:
             found["qkv_hidden_sizes"] = after
         return {**found, **scale_kept(call, new, query, heads)}
 
+    attributes = {"heads": heads, "key_heads": heads, "is_causal": bool(call.get("unidirectional", 0))}
     return [
         Lowered("linear_transposed", [x, weight, bias], outputs=[packed]),
         Lowered("split", [packed], {"dim": len(x.shape) - 1, "sizes": sizes}, outputs=[query, key, value]),
-        Lowered("multihead_attention", [query, key, value, mask], {"heads": heads, "key_heads": heads}, literals),
+        Lowered("multihead_attention", [query, key, value, mask], attributes, literals),
     ]
 
 

@@ -14,6 +14,7 @@ from structprune.frontends.onnx.read.attention import CONTRIB, first
 from structprune.frontends.onnx.read.lower import Call, Literals, Lowered, Place, Resized, entry, opaque
 from structprune.frontends.onnx.record.trace import Type, node_proto, read_type, shape_of
 from structprune.graph.graph import Value
+from structprune.operators.zero import NEVER, all_of
 
 # Activations that give zero for zero, whatever their parameters.
 KEEP_ZERO = frozenset(("", "Relu", "LeakyRelu", "Tanh"))
@@ -30,7 +31,7 @@ def skip_layer_norm(call: Call) -> Lowered | list[Lowered]:
     added = call.outputs_at.get(3) or Value(f"{x.name} and what is added", x.shape)
     summands = [each for each in (x, skip, bias) if each is not None]
     return [
-        Lowered("pointwise", summands, {"is_zero": all}, outputs=[added]),
+        Lowered("pointwise", summands, {"zero": all_of(len(summands))}, outputs=[added]),
         Lowered("layer_norm", [added, scale, shift], {"rank": 1, "centred": is_centred}, outputs=[call.outputs_at[0]]),
     ]
 
@@ -56,7 +57,7 @@ def embed_layer_norm(call: Call) -> Lowered | list[Lowered]:
     summands = [value for step in steps for value in step.outputs or ()]
     return [
         *steps,
-        Lowered("pointwise", summands, {"is_zero": all}, outputs=[added]),
+        Lowered("pointwise", summands, {"zero": all_of(len(summands))}, outputs=[added]),
         Lowered("layer_norm", [added, call.input(5), call.input(6)], {"rank": 1}, outputs=[output]),
     ]
 
@@ -64,7 +65,8 @@ def embed_layer_norm(call: Call) -> Lowered | list[Lowered]:
 @entry("BiasGelu", "FastGelu", "QuickGelu", "Gelu", domain=CONTRIB)
 def fused_gelu(call: Call) -> Lowered:
     """f(x + bias), with f(0) = 0."""
-    return Lowered("pointwise", [value for value in call.inputs if value is not None], {"is_zero": all})
+    summands = [value for value in call.inputs if value is not None]
+    return Lowered("pointwise", summands, {"zero": all_of(len(summands))})
 
 
 @entry("FusedMatMul", domain=CONTRIB)
@@ -112,7 +114,7 @@ def fused_gemm(call: Call) -> Lowered | list[Lowered]:
 def activated(call: Call, summands: Sequence[Value | None]) -> Lowered:
     keeps_zero = call.get("activation", "") in KEEP_ZERO
     present = [value for value in summands if value is not None]
-    return Lowered("pointwise", present, {"is_zero": all if keeps_zero else lambda marks: False})
+    return Lowered("pointwise", present, {"zero": all_of(len(present)) if keeps_zero else NEVER})
 
 
 # -- the shapes that they give ---------------------------------------------------------------------

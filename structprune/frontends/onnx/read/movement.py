@@ -70,8 +70,14 @@ def unsqueeze(call: Call) -> Lowered:
 
 @entry("Identity", "Cast", "CastLike", "Dropout")
 def same(call: Call) -> Lowered:
+    """The second output, the mask of a dropout, is not zero."""
     x = call.x()
-    return Lowered("route", [x], {"routes": [straight(x) for _ in call.outputs]})
+    return Lowered("route", [x], {"routes": [straight(x) for _ in call.outputs], "positions": positions_of(call)})
+
+
+def positions_of(call: Call) -> list[int]:
+    """The outputs after the first, which say where or what was chosen."""
+    return [k for k, place in enumerate(call.outputs_at) if place]
 
 
 @entry("DepthToSpace")
@@ -276,7 +282,9 @@ def resize(call: Call) -> Lowered:
     def literals(new: Resized) -> dict[Place, Any]:
         return {3: [new.shape(output)[axis] for axis in axes]} if given else {}
 
-    return Lowered("route", [x], {"routes": [route], "whole": whole}, literals)
+    is_filled = call.get("coordinate_transformation_mode", "") == "tf_crop_and_resize"
+    keeps_zero = not (is_filled and call.get("extrapolation_value", 0.0))
+    return Lowered("route", [x], {"routes": [route], "whole": whole, "keeps_zero": keeps_zero}, literals)
 
 
 def positions(lead: int = 2) -> Entry:
@@ -286,7 +294,8 @@ def positions(lead: int = 2) -> Entry:
         x = call.x()
         route: Route = [[(0, k)] if k < lead else [] for k in range(len(x.shape))]
         whole = {(0, k): "works on it as a whole" for k in range(lead, len(x.shape))}
-        return Lowered("route", [x], {"routes": [route for _ in call.outputs], "whole": whole})
+        attributes = {"routes": [route for _ in call.outputs], "whole": whole, "positions": positions_of(call)}
+        return Lowered("route", [x], attributes)
 
     return lower
 

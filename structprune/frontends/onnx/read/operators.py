@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
-from onnx.reference.ops import load_op
 
 from structprune.frontends.onnx.read import (
     attention,  # noqa: F401  registers their entries
@@ -18,7 +16,8 @@ from structprune.frontends.onnx.read import (
 from structprune.frontends.onnx.read.fused import groups_of
 from structprune.frontends.onnx.read.lower import Call, Entry, Lowered, Place, Resized, entry, opaque
 from structprune.frontends.onnx.read.movement import routed, straight
-from structprune.frontends.onnx.record.trace import Type, plain, shape_of
+from structprune.frontends.onnx.record.trace import Type, shape_of
+from structprune.operators import zero
 from structprune.operators.linear import einsum_notation, matmul_notation
 
 
@@ -117,7 +116,8 @@ def local_response(call: Call) -> Lowered:
 def lp_normalization(call: Call) -> Lowered:
     x = call.x()
     axis = call.get("axis", -1) % len(x.shape)
-    return routed(x, straight(x), whole={(0, axis): "is taken over it"})
+    others = [k for k in range(len(x.shape)) if k != axis]
+    return routed(x, straight(x), whole={(0, axis): "is taken over it"}, singular=others)
 
 
 @shape_of("", "GroupNormalization")
@@ -161,7 +161,8 @@ entry("ReduceLogSum", "ReduceLogSumExp")(reduction("extreme", is_zero=False))
 def arg(call: Call) -> Lowered:
     x = call.x()
     axes = (call.get("axis", 0) % len(x.shape),)
-    return Lowered("reduce", [x], {"axes": axes, "keepdim": bool(call.get("keepdims", 1)), "how": "extreme"})
+    attributes = {"axes": axes, "keepdim": bool(call.get("keepdims", 1)), "how": "extreme", "positions": (0,)}
+    return Lowered("reduce", [x], attributes)
 
 
 # -- pointwise -------------------------------------------------------------------------------------
@@ -177,74 +178,47 @@ SEVERAL = (
     *("GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "PRelu", "Pow", "Sub", "Sum"),
     *("Where", "Xor"),
 )
-# Values that no common function maps to zero by accident.
-SAMPLES = (0.7390851, 1.3247179, 0.5671432, 1.6180339)
+# Their names in the table of zero facts, where those are others.
+NAMES = {
+    **{"And": "logical_and", "Or": "logical_or", "Xor": "logical_xor", "Not": "logical_not", "Mod": "fmod"},
+    **{"BitShift": "bitwise_left_shift", "BitwiseAnd": "bitwise_and", "BitwiseOr": "bitwise_or"},
+    **{"BitwiseXor": "bitwise_xor", "Clip": "clamp", "Equal": "eq", "Greater": "gt", "GreaterOrEqual": "ge"},
+    **{"Less": "lt", "LessOrEqual": "le", "Mean": "sum", "LeakyRelu": "leaky_relu"},
+    **{"ThresholdedRelu": "thresholded_relu", "HardSigmoid": "linear_sigmoid"},
+}
 
 
 @entry(*UNARY, *SEVERAL)
 def pointwise(call: Call) -> Lowered:
     places = [place for place, value in enumerate(call.inputs) if value is not None]
-    known: dict[tuple[bool, ...], bool] = {}
-
-    def is_zero(marks: tuple[bool, ...]) -> bool:
-        if marks not in known:
-            known[marks] = gives_zero(call, dict(zip(places, marks, strict=True)))
-        return known[marks]
-
-    return Lowered("pointwise", [call.inputs[place] for place in places], {"is_zero": is_zero})
+    return Lowered("pointwise", [call.inputs[place] for place in places], {"zero": zero_fact(call, places)})
 
 
-def gives_zero(call: Call, marks: dict[int, bool]) -> bool:
-    """Whether an operator gives zero where the marked operands are zero: tried on numbers."""
-    samples = iter(SAMPLES * 4)
-    operands = [sample(call, place, marks.get(place, False), samples) for place in range(len(call.inputs))]
-    attributes = {name: plain(attribute) for name, attribute in call.node.attributes.items()}
-    for evaluate in (by_reference, by_definition):
-        try:
-            return bool(np.all(evaluate(call.node.op_type, call.version, operands, attributes) == 0))
-        except Exception:
-            # It refuses the samples, or ONNX runs the operator by its definition alone.
-            continue
-    # Nothing is known, and "not zero" is the answer that is always sound.
-    return False
+def zero_fact(call: Call, places: Sequence[int]) -> zero.Zero:
+    """What the table says of an operator; a number that the graph holds stands for itself."""
+    kind = call.node.op_type
+    given = [known_number(call, place) for place in range(len(call.inputs))]
+    if kind in ("Max", "Min"):
+        # Of any number of operands: all must be zero, and no number may decide otherwise.
+        numbers = [each for each in given if each is not zero.OPERAND]
+        worst = max if kind == "Max" else min
+        is_held = all(zero.AT_ZERO[kind.lower()](0, each) == 0 for each in [worst(numbers, default=0)])
+        tensors = [k for k, place in enumerate(places) if given[place] is zero.OPERAND]
+        return zero.Zero((frozenset(tensors),)) if is_held and tensors else zero.NEVER
+    if kind == "HardSigmoid":
+        given += [call.get("alpha", 0.2), call.get("beta", 0.5)]
+    if kind == "Shrink":
+        given += [call.get("bias", 0.0), call.get("lambd", 0.5)]
+    if kind == "Clip" and call.version < 11:
+        given += [call.get("min", -np.inf), call.get("max", np.inf)]
+    return zero.fact(NAMES.get(kind, kind.lower()), given, places)
 
 
-def sample(call: Call, place: int, is_zero: bool, samples: Any) -> Any:
-    """Three numbers that stand for an operand; a scalar that the graph holds stands for itself."""
-    value, numbers = call.inputs[place], call.number(place)
-    if value is None:
+def known_number(call: Call, place: int) -> Any:
+    numbers = call.number(place)
+    if call.inputs[place] is None:
         return None
-    if numbers is not None and numbers.size == 1:
-        return numbers.reshape(())
-    known = call.node.inputs[place]
-    dtype = known.dtype if known is not None and known.dtype is not None else ir.DataType.FLOAT
-    if value.is_mask:
-        # Whatever a condition chooses must be zero.
-        return np.zeros(3, dtype=bool) if is_zero else np.array([True, False, True])
-    kind = np.float32 if dtype.is_floating_point() else dtype.numpy()
-    if is_zero:
-        return np.zeros(3, dtype=kind)
-    return np.full(3, next(samples) if dtype.is_floating_point() else 3, dtype=kind)
-
-
-def by_reference(op_type: str, version: int, operands: Sequence[Any], attributes: Mapping[str, Any]) -> Any:
-    """ONNX's reference for one operator."""
-    return np.asarray(load_op("", op_type, version).eval(*operands, **attributes))
-
-
-def by_definition(op_type: str, version: int, operands: Sequence[Any], attributes: Mapping[str, Any]) -> Any:
-    """ONNX's definition of one operator in terms of others, which may depend on the types of its inputs."""
-    feeds = {f"x{place}": each for place, each in enumerate(operands) if each is not None}
-    given = [
-        onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(each.dtype), each.shape)
-        for name, each in feeds.items()
-    ]
-    names = [f"x{place}" if each is not None else "" for place, each in enumerate(operands)]
-    node = onnx.helper.make_node(op_type, names, ["y"], **attributes)
-    graph = onnx.helper.make_graph([node], "one", given, [onnx.ValueInfoProto(name="y")])
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", version)])
-    (found,) = onnx.reference.ReferenceEvaluator(model).run(None, feeds)
-    return found
+    return numbers.reshape(()) if numbers is not None and numbers.size == 1 else zero.OPERAND
 
 
 @entry("LSTM", "GRU", "RNN")
@@ -261,5 +235,5 @@ def recurrent(call: Call) -> Lowered:
         return {"hidden_size": new.shape(u)[2]}
 
     states = [call.input(place) for place in (5, 6, 7)]
-    attributes = {"is_batch_first": bool(call.get("layout", 0))}
+    attributes = {"is_batch_first": bool(call.get("layout", 0)), "has_lengths": call.has(4)}
     return Lowered("recurrent_stacked", [x, w, u, call.input(3), *states], attributes, literals)

@@ -135,12 +135,12 @@ def lower(capture: Capture) -> Graph:
             tuple(call.outputs),
             lowered.attributes,
             call.where,
+            overwritten(call),
             source=(call, lowered.literals),
         )
-        for value in call.outputs:
+        for value, base in zip(call.outputs, bases(call), strict=True):
             value.producer = op
-        if call.outputs and (base := aliased(call)) is not None:
-            for value in call.outputs:
+            if base is not None:
                 value.base = base.base or base
         ops.append(op)
     return Graph(ops, capture.parameters, capture.inputs, capture.outputs)
@@ -148,10 +148,45 @@ def lower(capture: Capture) -> Graph:
 
 def aliased(call: Call) -> Value | None:
     """The argument whose memory the result shares."""
+    return next(iter(bases(call)), None)
+
+
+def bases(call: Call) -> list[Value | None]:
+    """For each result, the argument whose memory it shares."""
     schema = getattr(call.target, "_schema", None)
-    if schema is None or all(returned.alias_info is None for returned in schema.returns):
-        return None
-    return next(call.tensors(), None)
+    none: list[Value | None] = [None for _ in call.outputs]
+    if schema is None:
+        return none
+    if all(returned.alias_info is None for returned in schema.returns):
+        is_silent = qualified_name(call.target) in SHARES_SILENTLY
+        return [next(call.tensors(), None) for _ in none] if is_silent else none
+    bound = bind(call.target, call.args, call.kwargs)
+    marked = [bound.get(argument.name) for argument in schema.arguments if argument.alias_info is not None]
+    shown = list(values_in(marked)) or list(call.tensors())
+    if len(shown) == len(none):
+        return [*shown]
+    return [next(iter(shown), None) for _ in none]
+
+
+def overwritten(call: Call) -> tuple[Value, ...]:
+    """The values whose memory the call writes."""
+    schema = getattr(call.target, "_schema", None)
+    if schema is None:
+        return tuple(dict.fromkeys(call.tensors()))
+    if not schema.is_mutable or torch.Tag.inplace_view in call.target.tags:
+        return ()
+    bound = bind(call.target, call.args, call.kwargs)
+    written = (each.name for each in schema.arguments if each.alias_info is not None and each.alias_info.is_write)
+    return tuple(values_in([bound.get(name) for name in written]))
+
+
+# They may give back the memory that they were given, and their schemas do not say so.
+SHARES_SILENTLY = frozenset(
+    f"aten::{name}"
+    for name in ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "data", "_unsafe_view",
+                 "unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk", "channel_shuffle", "pixel_shuffle",
+                 "pixel_unshuffle", "type_as", "conj_physical")
+)  # fmt: skip
 
 
 def lower_call(call: Call) -> Lowered:
@@ -162,4 +197,7 @@ def lower_call(call: Call) -> Lowered:
     for argument in call.target._schema.arguments:
         if isinstance(bound.get(argument.name), Value) and "Tensor" not in str(argument.type):
             return opaque(call, f"its {argument.name} is computed from data")
+        if argument.is_out:
+            # Memory for the result is no operand.
+            del bound[argument.name]
     return found(call, bound)

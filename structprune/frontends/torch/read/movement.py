@@ -138,8 +138,20 @@ def squeeze(call: Call, a: Bound) -> Lowered:
        "type_as", "lift_fresh", "lift_fresh_copy", "lift", "requires_grad", "detach_copy", "resolve_conj",
        "resolve_neg", "positive", "native_dropout", "fake_quantize_per_tensor_affine", "data")  # fmt: skip
 def same(call: Call, a: Bound) -> Lowered:
+    """The mask of a dropout is not zero."""
     x = a["input"] if isinstance(a.get("input"), Value) else a["self"]
-    return Lowered("route", [x], {"routes": [straight(x) for _ in call.outputs]})
+    attributes = {"routes": [straight(x) for _ in call.outputs], "keeps_zero": keeps_zero(call, a), "positions": (1,)}
+    return Lowered("route", [x], attributes)
+
+
+def keeps_zero(call: Call, a: Bound) -> bool:
+    """Alpha dropout sets what it drops, and shifts the rest; a quantization may give any zero point."""
+    if call.target._opname == "alpha_dropout":
+        return not a["train"]
+    if "zero_point" in a:
+        point = a["zero_point"]
+        return isinstance(point, int) and a["quant_min"] <= point <= a["quant_max"]
+    return True
 
 
 @entry("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "bernoulli", "uniform_",
@@ -363,7 +375,9 @@ def along(why: str, keeps_zero: bool) -> Any:
         ]
         whole = {(0, axis): why for axis in axes}
         return Lowered(
-            "route", [x], {"routes": [route for _ in call.outputs], "whole": whole, "keeps_zero": keeps_zero}
+            "route",
+            [x],
+            {"routes": [route for _ in call.outputs], "whole": whole, "keeps_zero": keeps_zero, "positions": (1,)},
         )
 
     return lower
@@ -432,7 +446,8 @@ def positions(channel_axes: int) -> Any:
         lead = len(x.shape) - channel_axes
         route: Route = [[(0, k)] if k < lead else [] for k in range(len(x.shape))]
         whole = {(0, k): "works on it as a whole" for k in range(lead, len(x.shape))}
-        return Lowered("route", [x], {"routes": [route for _ in call.outputs], "whole": whole})
+        attributes = {"routes": [route for _ in call.outputs], "whole": whole, "positions": (1,)}
+        return Lowered("route", [x], attributes)
 
     return lower
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
-
-import torch
 
 from structprune.frontends.torch.read import (
     indexing,  # noqa: F401  registers their entries
@@ -16,6 +13,7 @@ from structprune.frontends.torch.read import (
 from structprune.frontends.torch.read.lower import Bound, Lowered, Resized, entry, opaque
 from structprune.frontends.torch.record.record import Call, values_in
 from structprune.graph.graph import Value
+from structprune.operators import zero
 from structprune.operators.linear import einsum_notation, matmul_notation
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -100,7 +98,8 @@ def attention(call: Call, a: Bound) -> Lowered:
             return {}
         return {"scale": 1 / math.sqrt(query.shape[-1])}
 
-    return Lowered("attention", [query, key, a["value"], a["attn_mask"]], {}, literals)
+    attributes = {"is_causal": a["is_causal"]}
+    return Lowered("attention", [query, key, a["value"], a["attn_mask"]], attributes, literals)
 
 
 @entry("batch_norm")
@@ -153,6 +152,10 @@ def with_attribute(lowered: Lowered, **attributes: Any) -> Lowered:
     return lowered
 
 
+# The results that say where something was found.
+POSITIONS = {"argmax": (0,), "argmin": (0,), "max": (1,), "min": (1,), "median": (1,)}
+
+
 def reduction(how: str) -> Callable[[Call, Bound], Lowered]:
     def lower(call: Call, a: Bound) -> Lowered:
         x = next(values_in(list(a.values())))
@@ -164,7 +167,11 @@ def reduction(how: str) -> Callable[[Call, Bound], Lowered]:
         keeps = bool(a.get("keepdim", False)) or any(
             len(value.shape) == len(x.shape) for value in call.outputs[:1] if axes
         )
-        return Lowered("reduce", [x], {"axes": axes if x.shape else (), "keepdim": keeps, "how": how})
+        attributes = {"axes": axes if x.shape else (), "keepdim": keeps, "how": how}
+        found = POSITIONS.get(call.target._opname)
+        if found is not None:
+            attributes["positions"] = found
+        return Lowered("reduce", [x], attributes)
 
     return lower
 
@@ -203,6 +210,7 @@ def recurrent(call: Call, a: Bound) -> Lowered:
         "directions": directions,
         "per_layer": per_layer,
         "is_projected": per_layer in (3, 5),
+        "is_batch_first": a["batch_first"],
     }
     return Lowered("recurrent", [a["input"], *states, *weights], attributes)
 
@@ -237,65 +245,26 @@ def prelu(call: Call, a: Bound) -> Lowered:
 # -- pointwise -------------------------------------------------------------------------------------
 
 
-MASK = "a condition"
-
-
-@lru_cache(maxsize=4096)
-def gives_zero(target: Any, arguments: tuple[Any, ...], zero: tuple[bool, ...]) -> bool:
-    """Whether an operator gives zero where the marked operands are zero: tried on numbers."""
-    marks = iter(zero)
-    names = [argument.name for argument in target._schema.arguments]
-    # Values that no common function maps to zero by accident.
-    samples = iter([0.7390851, 1.3247179, 0.5671432, 1.6180339] * 4)
-
-    def fill(argument: Any) -> Any:
-        if argument == MASK:
-            # Whatever a condition chooses must be zero.
-            next(marks)
-            return torch.tensor([True, False, True])
-        if argument is Value:
-            return torch.zeros(3) if next(marks) else torch.full((3,), next(samples))
-        if isinstance(argument, tuple):
-            return [fill(item) for item in argument]
-        return argument
-
-    try:
-        result = target(**{name: fill(value) for name, value in zip(names, arguments, strict=False)})
-    except (RuntimeError, TypeError, IndexError, NotImplementedError):
-        # The operator refuses the samples: nothing is known, and "not zero" is the answer that is always sound.
-        return False
-    return isinstance(result, torch.Tensor) and bool((result == 0).all())
-
-
-def hashable(argument: Any) -> Any:
-    if isinstance(argument, Value):
-        return MASK if argument.is_mask else Value
-    if isinstance(argument, list | tuple):
-        return tuple(map(hashable, argument))
-    return argument
+def zero_fact(call: Call, a: Bound) -> zero.Zero:
+    """What the table says of an operator under its name in torch, in place or not."""
+    name = call.target._opname
+    if name.endswith("_") and not name.endswith("__"):
+        name = name[:-1]
+    given = [a[each.name] for each in call.target._schema.arguments if each.name in a]
+    return zero.fact(name, [zero.OPERAND if isinstance(each, Value) else each for each in given])
 
 
 @entry("pointwise")
 def pointwise(call: Call, a: Bound) -> Lowered:
     """Any operator that torch itself tags as pointwise."""
-    target = call.target
-    names = [argument.name for argument in target._schema.arguments]
-    arguments = tuple(hashable(a[name]) for name in names if name in a)
-    inputs = list(values_in([a[name] for name in names if name in a]))
-    zeros = {}
-
-    def is_zero(marks: tuple[bool, ...]) -> bool:
-        if marks not in zeros:
-            zeros[marks] = gives_zero(target, arguments, marks)
-        return zeros[marks]
-
-    kind = "write" if target._schema.is_mutable and len(inputs) > 1 else "pointwise"
-    return Lowered(kind, inputs, {"is_zero": is_zero})
+    inputs = list(values_in(list(a.values())))
+    is_in_place = call.target._schema.is_mutable and call.target._opname.endswith("_")
+    return Lowered("write" if is_in_place and len(inputs) > 1 else "pointwise", inputs, {"zero": zero_fact(call, a)})
 
 
 @entry("copy_")
 def copy_(call: Call, a: Bound) -> Lowered:
-    return Lowered("write", [a["self"], a["src"]], {"is_zero": lambda marks: marks[1]})
+    return Lowered("write", [a["self"], a["src"]], {"zero": zero_fact(call, a)})
 
 
 @entry("lerp", "where", "masked_fill", "clamp", "threshold", "addcmul", "addcdiv", "nan_to_num", "relu6", "hardtanh",
