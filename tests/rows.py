@@ -373,7 +373,7 @@ ROWS = (
     Row("gather", lambda o, x, i: o(x, 1, i.view(1, -1, 1, 1).expand_as(x)), "2 12 4 4, 2 12 4 4 -> 2 12 4 4",
         indices=(SHUFFLED,), why="around a cycle"),
     Row("gather", lambda o, x: o(x, 1, torch.tensor(SHUFFLED).view(-1, 1, 1).expand(len(x), -1, *x.shape[2:])),
-        "2 a 4 4, b 12 c d -> 2 ~a 4 4"),
+        "2 a 4 4, 2 12 4 4 -> 2 ~a 4 4"),
     Row("gather", lambda o, x: o(x, 1, torch.tensor([range(12), SHUFFLED])[..., None, None].expand_as(x)),
         "2 12 4 4, 2 12 4 4 -> 2 12 4 4", why="a constant made in forward"),
     Row("take_along_dim", lambda o, x, i: o(x, i.view(-1, 1, 1)[None], 1), "2 a 4 4, 1 ~a 1 1 -> 2 ~a 4 4",

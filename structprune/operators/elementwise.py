@@ -38,6 +38,8 @@ def pointwise(op: Op, *operands: Operand) -> Meeting:
         axes.append(axis)
         zero.append(fact.holds(marks, infinite))
         poles.append(fact.has_pole(marks) or any(infinite))
+        if poles[-1]:
+            meeting.singular.append(axis)
     meeting.outputs = [tuple(axes) for _ in op.outputs]
     meeting.zero = [tuple(zero) for _ in op.outputs]
     meeting.poles = [tuple(poles) for _ in op.outputs] if any(poles) else []

@@ -52,6 +52,7 @@ def recurrent(op: Op, x: Operand, *operands: Operand) -> Meeting:
     for place, state in enumerate(initial):
         meeting.equal.append((state.axes[-1], cell if place == 1 else hidden))
         meeting.equal += zip(state.axes[-2:-1], around, strict=False)
+        meeting.frozen += [(axis, "the states of a recurrent layer") for axis in state.axes[:-2]]
     meeting.multiplied = multiplied
     leaving: Axis = Sum((hidden,) * directions) if directions > 1 else hidden
     for position, value in enumerate(op.outputs):

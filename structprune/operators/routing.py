@@ -80,6 +80,10 @@ def pick(op: Op, x: Operand, index: Operand | None = None, other: Operand | None
     covers = cast(Sequence[int], op.attributes.get("covers", ()))
     if index is not None and covers:
         meeting.equal.extend((axes[k], axis) for k, axis in zip(covers, index.axes, strict=True) if axis.size != 1)
+    if index is not None and not covers and op.attributes.get("is_gather"):
+        # The index has the other axes of x too.
+        pairs = zip(x.axes, index.axes, strict=True)
+        meeting.equal += [(a, b) for k, (a, b) in enumerate(pairs) if k not in picks and b.size == a.size]
     if other is not None:
         meeting.equal.append((x.axes[min(picks)], other.axes[cast(int, op.attributes["shared"])]))
     meeting.outputs, meeting.zero = [tuple(axes)], [tuple(zero)]

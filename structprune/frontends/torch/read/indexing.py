@@ -22,6 +22,7 @@ def read(reading: Reading) -> Lowered:
     rank = len(reading.base.shape) if len(reading.value.shape) > reading.index.ndim else reading.index.ndim
     first = 0 if rank > reading.index.ndim else reading.dim
     attributes: dict[str, Any] = {"picks": {reading.dim: reading.index}, "is_steady": reading.is_steady}
+    attributes["is_gather"] = len(reading.value.shape) > reading.index.ndim
     inputs = [reading.base, reading.value]
     if reading.stored is not None:
         attributes.update(stored=reading.stored, covers=range(first, first + rank))
