@@ -489,8 +489,8 @@ ROWS = (
         "2 5 a, 1 2 b, (3 b) a, (3 b) b, (3 b), (3 b) -> 2 5 b, 1 2 b", "tokens", ((24, 12), (24, 8), (24,), (24,))),
     Row("gru", lambda o, x, *w: o(x, x.new_zeros(4, 2, 8), list(w), False, 2, 0.0, False, True, True)[0],
  
-              "2 5 a, b 2 c, (3 c) a, (3 c) c, (3 c) a, (3 c) c, (3 c) (c + c), (3 c) c, (3 c) (c + c), (3 c) c "
-        "-> 2 5 (c + c), 4 2 c", "tokens", ((24, 12), (24, 8)) * 2 + ((24, 16), (24, 8)) * 2),
+              "2 5 a, 4 2 b, (3 b) a, (3 b) b, (3 b) a, (3 b) b, (3 b) (b + b), (3 b) b, (3 b) (b + b), (3 b) b "
+        "-> 2 5 (b + b), 4 2 b", "tokens", ((24, 12), (24, 8)) * 2 + ((24, 16), (24, 8)) * 2),
     Row("rnn_tanh rnn_relu", lambda o, x, *w: o(x, *states(x, 8), list(w), True, 1, 0.0, False, False, True)[0],
         "2 5 a, 1 2 b, b a, b b, b, b -> 2 5 b, 1 2 b", "tokens", ((8, 12), (8, 8), (8,), (8,))),
     Row("lstm_cell", lambda o, x, *w: o(x, [x.new_zeros(2, 8), x.new_zeros(2, 8)], *w)[0],

@@ -138,6 +138,25 @@ def test_where_the_table_says_zero_the_numbers_are(target: Any) -> None:
     assert claims == 0 or tried, "no claim was tried"
 
 
+@pytest.mark.parametrize("heads", [(4, 2), (4, 1), (2, 2)])
+def test_query_heads_that_share_values_are_not_zero(heads: tuple[int, int]) -> None:
+    """With fewer values than queries, a removed query head still takes the mean of the values."""
+
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q = nn.Parameter(torch.randn(2, heads[0], 5, 6))
+            self.k, self.v = (nn.Parameter(torch.randn(2, heads[1], 5, 6)) for _ in range(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = nn.functional.scaled_dot_product_attention(self.q * x, self.k * x, self.v * x, enable_gqa=True)
+            return (y + y * y).sum((1, 3))
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        check(Shared().double(), torch.tensor([0.7], dtype=FLOAT))
+
+
 def test_facts_depend_on_literals() -> None:
     def holds(name: str, *arguments: Any) -> bool:
         tensors = sum(each is zero.OPERAND for each in arguments)

@@ -34,7 +34,8 @@ def attention(op: Op, query: Operand, key: Operand, value: Operand, mask: Operan
     zero = [False] * len(axes)
     zero[-1] = value.zero[-1]
     if lead >= 0:
-        zero[lead] = value.zero[lead] and len(value.axes) > 3
+        # Query heads that share the values of one head do not go with it.
+        zero[lead] = value.zero[lead] and len(value.axes) > 3 and value_heads.size == heads.size
     meeting.outputs, meeting.zero = [axes], [tuple(zero)]
     scores = (*batch, heads, rows, keys)
     meeting.multiplied = [(*scores, width), (*scores, value_width)]
@@ -87,19 +88,24 @@ def multihead_attention(
     every_key: Axis = keys
     if past_key is not None and past_value is not None:
         for past, own in ((past_key, k_width), (past_value, v_width)):
-            meeting.equal += [(past.axes[1], k_heads), (past.axes[3], own)]
+            meeting.equal += [(past.axes[0], batch), (past.axes[1], k_heads), (past.axes[3], own)]
             meeting.frozen += [(past.axes[2], f"{op.name} takes a softmax over it")]
     if any(value.shape[2] != keys.size for value in op.outputs[1:]):
         every_key = fresh(op.outputs[1].shape[2])
         meeting.frozen.append((every_key, f"{op.name} takes a softmax over it"))
     if mask is not None:
         meet_mask(meeting, mask, (batch, q_heads, rows, keys))
+    if op.attributes.get("has_lengths"):
+        meeting.frozen.append((batch, f"{op.name} is told a length for each"))
+    # Query heads that share the values of one head do not go with it.
+    is_own = heads == key_heads
     is_zero = value.zero[-1] and biased
     if len(query.axes) == 3:
         meeting.outputs = [(batch, rows, Product((q_heads, v_width)))]
-        meeting.zero = [(False, False, is_zero)]
+        meeting.zero = [(False, False, is_zero and is_own)]
     else:
-        meeting.outputs, meeting.zero = [(batch, q_heads, rows, v_width)], [(False, value.zero[1], False, is_zero)]
+        meeting.outputs = [(batch, q_heads, rows, v_width)]
+        meeting.zero = [(False, value.zero[1] and is_own, False, is_zero)]
     present: list[Axes] = [(batch, k_heads, every_key, k_width), (batch, k_heads, every_key, v_width)]
     for axes, _ in zip(present, op.outputs[1:], strict=False):
         meeting.outputs.append(axes)

@@ -106,7 +106,7 @@ def group_query_attention(call: Call) -> Lowered | list[Lowered]:
     given = [query, key, value, None, None, call.input(3), call.input(4)]
     attributes = {"heads": heads, "key_heads": key_heads, "keeps_width": "onnxruntime takes heads of 8, 16, ..."}
     # It counts the positions itself, and is causal always.
-    attributes["is_causal"] = True
+    attributes.update(is_causal=True, has_lengths=True)
     return [*steps, Lowered("multihead_attention", given, attributes, literals)]
 
 

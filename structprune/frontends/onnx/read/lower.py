@@ -175,6 +175,9 @@ class Lowering:
             self.lower(node)
         outputs = [known for value in self.model.graph.outputs if (known := self.value(value)) is not None]
         self.note_parameters(outputs)
+        # Results that are computed from sizes alone: the sizes are as good as a result.
+        sized = self.measured_by([value for value in self.model.graph.outputs if value in self.arithmetic])
+        outputs += [value for value in dict.fromkeys(sized) if value not in outputs]
         return Graph(self.ops, self.parameters, inputs, outputs)
 
     # -- values --------------------------------------------------------------------------------
@@ -293,8 +296,11 @@ class Lowering:
 
     def measured(self, op: Op) -> list[Value]:
         """The tensors from whose sizes an operator's computed inputs are made."""
+        return self.measured_by([value for value in op.source[0].node.inputs if value in self.arithmetic])
+
+    def measured_by(self, computed: Sequence[ir.Value]) -> list[Value]:
         found: list[Value] = []
-        ahead = [value for value in op.source[0].node.inputs if value in self.arithmetic]
+        ahead = list(computed)
         met = set(ahead)
         for value in ahead:
             node = value.producer()

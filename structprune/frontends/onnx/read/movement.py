@@ -294,6 +294,8 @@ def positions(lead: int = 2) -> Entry:
         x = call.x()
         route: Route = [[(0, k)] if k < lead else [] for k in range(len(x.shape))]
         whole = {(0, k): "works on it as a whole" for k in range(lead, len(x.shape))}
+        if 1 in call.outputs_at:
+            whole.update({(0, k): "counts its positions through it" for k in range(lead)})
         attributes = {"routes": [route for _ in call.outputs], "whole": whole, "positions": positions_of(call)}
         return Lowered("route", [x], attributes)
 
