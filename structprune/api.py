@@ -16,7 +16,7 @@ import numpy as np
 
 from structprune.algebra.axis import Axis, Kept, unordered
 from structprune.errors import InvalidArgument, PlanMismatch, UnsupportedRatio
-from structprune.frontends import check_output, neutral, read, read_state, stored_shapes
+from structprune.frontends import check_output, neutral, plain, read, read_state, stored_shapes
 from structprune.frontends.names import matching, numbered
 from structprune.frontends.protocol import Constraints, Realized
 from structprune.graph.plan_file import short
@@ -63,6 +63,7 @@ def shrink(
     """
     check_output(model, output_path, force)
     check_switches(progress=progress, force=force)
+    model, note = plain(model)
     with shown(progress), neutral(model):
         decision = decide(
             model,
@@ -77,6 +78,7 @@ def shrink(
             output=output,
             verify=verify,
             seed=seed,
+            note=note,
         )
         small = decision.carried_out(output_path, force)
     report = decision.plan.report
@@ -106,6 +108,7 @@ def plan(
 ) -> Plan:
     """The decision that `shrink` would carry out."""
     check_switches(progress=progress)
+    model, note = plain(model)
     with shown(progress), neutral(model):
         return decide(
             model,
@@ -120,6 +123,7 @@ def plan(
             output=output,
             verify=verify,
             seed=seed,
+            note=note,
         ).plan
 
 
@@ -150,6 +154,7 @@ def decide(
     output: str = "auto",
     verify: str | None = "shapes",
     seed: int = 0,
+    note: str = "",
 ) -> Decision:
     """Read the model and choose what stays of it."""
     check_choices(of, score, scope, output, verify)
@@ -178,7 +183,7 @@ def decide(
         "align": align,
         "seed": seed,
     }
-    realized.note = "; ".join(note for note in (realized.note, chooser.note) if note)
+    realized.note = "; ".join(note for note in (note, realized.note, chooser.note) if note)
     return Decision(make_plan(analysis, realized, model, options, output, verify), analysis, realized)
 
 
@@ -197,6 +202,7 @@ def paused_collector() -> Iterator[None]:
 def analyze(model: Any, example_inputs: Any = None, *, progress: bool | None = None) -> Analysis:
     """The groups of a model, what ties each together, what is frozen and why."""
     check_switches(progress=progress)
+    model, _ = plain(model)
     with shown(progress), neutral(model):
         return Analysis(read(model, example_inputs))
 
@@ -213,6 +219,7 @@ def load(
     The state dict may be given as the path of one: .safetensors, or a file of torch.save.
     """
     check_switches(progress=progress)
+    model, _ = plain(model)
     plan = Plan.load(plan_path)
     state = read_state(model, state_dict)
     plan.check(model)

@@ -10,7 +10,7 @@ import numpy as np
 
 from structprune.algebra.axis import Kept
 from structprune.errors import PlanMismatch, VerificationError
-from structprune.frontends import check_output, neutral, read, stored_shapes
+from structprune.frontends import check_output, neutral, plain, read, stored_shapes
 from structprune.frontends.names import called, stored_numbers
 from structprune.frontends.protocol import Constraints, Described, Realized
 from structprune.graph.plan_file import (
@@ -63,6 +63,7 @@ class Plan:
 
         `example_inputs` take the place of inputs of the shapes that the plan describes.
         """
+        model, _ = plain(model)
         check_output(model, output_path, force)
         if (problem := problem_of(self.as_dict())) is not None:
             raise PlanMismatch(f"the plan {problem}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -142,3 +143,43 @@ def test_a_graph_can_be_shrunk_again() -> None:
     twice = structprune.shrink(once, 0.25, x)
     assert abs(1 - count(twice) / count(once) - 0.25) <= 0.01
     assert twice(x).shape == (2, 5)
+
+
+class Conv1x1(nn.Conv2d):
+    """A number in the name of a class is no number of axes."""
+
+    def __init__(self, inside: int, outside: int) -> None:
+        super().__init__(inside, outside, 1)
+
+
+def test_the_rank_of_a_convolution_is_that_of_its_weight() -> None:
+    small = structprune.shrink(nn.Sequential(Conv1x1(3, 16), nn.ReLU(), Conv1x1(16, 4)), 0.3)
+    assert small(torch.zeros(1, 3, 9, 9)).shape == (1, 4, 9, 9)
+
+
+class Following(nn.Module):
+    """Its path follows whole numbers, masks and, if it `reads` them, numbers with a fraction."""
+
+    def __init__(self, reads: bool) -> None:
+        super().__init__()
+        self.first, self.second, self.long = nn.Linear(6, 16), nn.Linear(16, 3), nn.Linear(16, 16)
+        self.reads = reads
+
+    def forward(self, x: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
+        h = self.first(x)
+        if int(lengths.max()) < 3 or not bool(mask.any()) or (self.reads and float(x.max()) < 2.5):
+            raise ValueError("nothing to do")
+        return self.second(self.long(h) if int(lengths[0]) == 4 else h)
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_a_saved_plan_keeps_the_inputs_that_a_path_follows(reads: bool, tmp_path: Path) -> None:
+    model = Following(reads).double()
+    x = torch.rand(2, 6, dtype=torch.float64) + 2
+    inputs = (x, torch.tensor([4, 2]), torch.tensor([False, True]))
+    plan = structprune.plan(model, 0.3, inputs)
+    expected = plan.apply(model)(*inputs)
+    plan.save(tmp_path / "plan.json")
+    loaded = structprune.Plan.load(tmp_path / "plan.json")
+    assert torch.equal(loaded.apply(model)(*inputs), expected)
+    assert any("long" in name for name in loaded.keep)

@@ -26,6 +26,17 @@ def is_torch(model: Any) -> bool:
     return any(base.__module__ == "torch.nn.modules.module" for base in type(model).__mro__)
 
 
+def plain(model: Any) -> tuple[Any, str]:
+    """The module that a compiled one was made from, or that an exported program holds, and what to say of it."""
+    if not type(model).__module__.startswith(("torch._dynamo", "torch.export")):
+        return model, ""
+    from structprune.frontends.torch.record import private
+
+    module = private.plain(model)
+    name = type(model).__name__
+    return module, "" if module is model else f"a {name} was given: the result is a {type(module).__name__}"
+
+
 def read(model: Any, example_inputs: Any) -> Frontend:
     """The front end for a model; its framework is imported only now."""
     if is_onnx(model):
@@ -93,4 +104,4 @@ def with_packages() -> None:
         raise MissingPackage(f"ONNX models need {error.name}: pip install 'structprune[onnx]'") from error
 
 
-__all__ = ["Frontend", "check_output", "neutral", "read", "read_state", "stored_shapes"]
+__all__ = ["Frontend", "check_output", "neutral", "plain", "read", "read_state", "stored_shapes"]

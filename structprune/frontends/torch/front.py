@@ -17,9 +17,11 @@ from structprune.errors import CaptureError, UnsupportedModel, VerificationError
 from structprune.frontends.protocol import Choose, Described, Realized
 from structprune.frontends.torch.read.index import settle, settles_with
 from structprune.frontends.torch.read.lower import lower
+from structprune.frontends.torch.record import private
 from structprune.frontends.torch.record.capture import capture
 from structprune.frontends.torch.record.inputs import describe, read, restore
 from structprune.frontends.torch.record.record import Arguments, Capture, Stopped, map_tensors, tensors_in
+from structprune.frontends.torch.record.result import results_in
 from structprune.frontends.torch.record.surroundings import untouched
 from structprune.frontends.torch.record.training import (
     EVAL_MODE,
@@ -112,6 +114,11 @@ class TorchFrontend:
                        if self.is_bound_to_data() or output == "auto"
                        else "output='graph' or 'auto' gives a torch.fx.GraphModule.")
                 )  # fmt: skip
+        if output == "graph" and self.is_bound_to_data():
+            raise UnsupportedModel(
+                f"no graph can stand for {self.model_name}: which path its code takes depends on data. "
+                "output='module' or 'auto' keeps the class."
+            )
         training, unrecorded = self.difference_in_training
         choice = choice_for_graph(self.captures, training, solution, choose)
         rewrite = choice.rewrite
@@ -174,7 +181,7 @@ class TorchFrontend:
 
     def is_bound_to_data(self) -> bool:
         """Another input may take another path through the model's code."""
-        return self.capture.is_real and bool(self.capture.answers)
+        return self.capture.reads_data
 
     def deliver(self, small: nn.Module, output_path: Any, force: bool) -> nn.Module:
         return small
@@ -223,8 +230,9 @@ def error_between(
 
 def outputs_in_eval_mode(model: nn.Module, arguments: Arguments) -> list[Tensor]:
     with torch.no_grad(), same_chance(model), untouched(model, with_buffers=True) as copied:
-        copied.eval()
-        return list(tensors_in(copied(*arguments[0], **arguments[1])))
+        for module in copied.modules():
+            vars(module)["training"] = False
+        return list(results_in(copied(*arguments[0], **arguments[1])))
 
 
 def as_double(tensor: Tensor) -> Tensor:
@@ -241,6 +249,11 @@ def noise(tensor: Tensor) -> Tensor:
 
 def refuse(model: nn.Module) -> None:
     """What cannot be shrunk at all."""
+    tracer = private.surrounding_tracer()
+    if tracer is not None:
+        raise UnsupportedModel(
+            f"structprune was called inside {tracer}, where models cannot be recorded: call it outside"
+        )
     for name, module in model.named_modules():
         if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
             raise UnsupportedModel(

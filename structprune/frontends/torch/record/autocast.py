@@ -18,11 +18,14 @@ META = torch.device("meta")
 
 @contextmanager
 def neutral(model: nn.Module) -> Iterator[None]:
-    """Nothing of the caller's inference mode and autocast reaches what is recorded and made inside."""
+    """Nothing of the caller's inference mode, autocast and meta device reaches what is recorded and made inside."""
     devices = {tensor.device.type for tensor in (*model.parameters(), *model.buffers())}
     with ExitStack() as stack:
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))
+        if torch.get_default_device().type == "meta":
+            # Models were made to run on a device with numbers.
+            stack.enter_context(torch.device("cpu"))
         for device in devices:
             if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))

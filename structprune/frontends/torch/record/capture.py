@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from weakref import ref
 import torch
 from torch import Tensor, UntypedStorage, nn
 
-from structprune.errors import CaptureError
+from structprune.errors import CaptureError, UnsupportedModel
 from structprune.frontends.torch.read import operators  # noqa: F401  registers the entries
 from structprune.frontends.torch.read.lower import has_rule
 from structprune.frontends.torch.record import private
@@ -34,6 +34,7 @@ from structprune.frontends.torch.record.record import (
     map_tensors,
     tensors_in,
 )
+from structprune.frontends.torch.record.result import form, results_in
 from structprune.frontends.torch.record.shape import quick_shape
 from structprune.frontends.torch.record.surroundings import module_names, untouched
 from structprune.frontends.torch.record.survivor import check_survivors, forget_frames
@@ -66,7 +67,7 @@ class Ghost(Tensor):
         return made
 
     def __init__(self, like: Tensor, device: torch.device) -> None:
-        self.origin: Tensor | None = None
+        self._origin_of_ghost: Tensor | None = None
         BORN.append(ref(self))
 
     @classmethod
@@ -76,7 +77,7 @@ class Ghost(Tensor):
         if function is torch.ops.aten.detach.default:
             # Neither `x.data` nor what `zeros_like` does at its end passes the recorder.
             twin = Ghost(args[0], args[0].device)
-            twin.origin = args[0]
+            twin._origin_of_ghost = args[0]
             return twin
         raise GhostEscaped(f"{function} read data")
 
@@ -112,6 +113,7 @@ class Recorder:
         # Memory that was there before, with what it held before it was written; memory that was made since.
         self._saved: dict[int, tuple[UntypedStorage, UntypedStorage]] = {}
         self._fresh: set[int] = set()
+        self.reads = private.Reads()
         # What the numbers of the inputs, or chance, had a part in; and whether it was written where others may read it.
         self.varying: set[Value] = set()
         self.is_spread = False
@@ -139,6 +141,8 @@ class Recorder:
             module_names(model, self.modules),
             private.function_calls(self.grad_modes),
             torch.no_grad() if self.is_real else torch.enable_grad(),
+            self.reads if self.is_real else nullcontext(),
+            private.uncompiled(),
             private.operators_to(self.handle),
         ):
             try:
@@ -152,6 +156,9 @@ class Recorder:
 
     def ghost(self, tensor: Tensor) -> Tensor:
         """What stands for an input while recording. Whole numbers and masks keep their values: models look at them."""
+        if tensor.is_nested or tensor.layout is not torch.strided:
+            form = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
+            raise UnsupportedModel(f"an input is a {form} tensor, which is not supported: give padded, dense tensors")
         is_plain = not tensor.is_floating_point() and not tensor.is_complex() and tensor.numel() <= LARGEST_CONSTANT
         return tensor if self.is_real or is_plain else Ghost(tensor, tensor.device)
 
@@ -165,8 +172,8 @@ class Recorder:
         known = self._values.get(id(tensor))
         if known is not None:
             return known[1]
-        if isinstance(tensor, Ghost) and tensor.origin is not None:
-            return self._detached(tensor, tensor.origin)
+        if isinstance(tensor, Ghost) and tensor._origin_of_ghost is not None:
+            return self._detached(tensor, tensor._origin_of_ghost)
         stored = self._stored.get(id(tensor))
         name = stored[1] if stored else self._by_storage.get((pointer(tensor), tuple(tensor.shape)))
         # Factory functions hand the caller another tensor over the memory that was recorded.
@@ -421,10 +428,35 @@ def capture(model: nn.Module, inputs: Arguments) -> Capture:
             return record(model, inputs, is_real=True)
         except Stopped as stopped:
             error = stopped.cause
+            kind = type(error).__name__
+            raised = f"{kind}: {error}{stopped.place}"
+            if runs(model, inputs):
+                raise UnsupportedModel(
+                    "the model runs, but not while its operators are recorded, where it raises "
+                    f"{kind}: {first_line(error)}{stopped.place}. What compiles or captures "
+                    "code while it runs (torch.cond, flex_attention, torch.compile inside forward) is not supported; "
+                    "call what it stands for."
+                ) from error
             raise CaptureError(
-                f"the model's forward raised {type(error).__name__}: {error}{stopped.place}. "
-                "Give example_inputs on which the model runs."
+                f"the model's forward raised {raised}. Give example_inputs on which the model runs."
             ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in short."""
+    return next(iter(str(error).strip().splitlines()), "")
+
+
+def runs(model: nn.Module, inputs: Arguments) -> bool:
+    """Whether the model by itself runs on these inputs."""
+    try:
+        with torch.no_grad(), untouched(model, with_buffers=True) as copied:
+            for module in copied.modules():
+                vars(module)["training"] = False
+            copied(*inputs[0], **inputs[1])
+    except Exception:  # it is the model's own, and it was raised while recording too
+        return False
+    return True
 
 
 def raised_at(error: BaseException) -> str:
@@ -500,12 +532,13 @@ def recorded(
             result = model(*args, **kwargs)
         except Exception as error:
             raise Stopped(recorder.calls, entering, recorder.constants, error, raised_at(error)) from error
-    if next(tensors_in(result), None) is None:
+    given = list(results_in(result))
+    if not given:
         raise CaptureError(
             f"{type(model).__name__}'s forward gives back no tensor, but a {type(result).__name__}: "
             "nothing says what the smaller model must compute"
         )
-    outputs = [recorder.value(tensor) for tensor in tensors_in(result)]
+    outputs = list(map(recorder.value, given))
     if recorder.is_spread:
         for call in recorder.calls:
             call.known = {}
@@ -517,9 +550,10 @@ def recorded(
         aliases=recorder.aliases,
         constants=recorder.constants,
         dtypes=recorder.dtypes,
-        result=map_tensors(result, recorder.value),
+        result=form(result, recorder.value),
         is_real=is_real,
         result_type=type(result) if isinstance(result, dict) and type(result) is not dict else None,
         answers=recorder.answers,
+        reads_data=bool(recorder.answers) or recorder.reads.any,
         training=training,
     )

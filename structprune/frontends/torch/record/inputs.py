@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -84,7 +83,7 @@ def guesses(model: nn.Module) -> Iterator[Guess]:
                 yield f"token ids for {name}", tokens(module.num_embeddings, length)
             break
         if isinstance(module, nn.modules.conv._ConvNd):
-            rank = int(re.sub(r"\D", "", type(module).__name__)[:1] or 2)
+            rank = module.weight.dim() - 2
             for size in LENGTHS if rank == 1 else IMAGE_SIZES if rank == 2 else (32, 112):
                 shape = (1, module.in_channels, *([16] if rank == 3 else []), *([size] * min(rank, 2)))
                 yield f"an input of shape {shape} for {name}", image(*shape)
@@ -140,11 +139,13 @@ MOST_VALUES = 1 << 16
 def describe(arguments: Any, with_values: bool = False) -> Any:
     """The inputs as JSON: shapes and types of tensors, everything else as it is.
 
-    `with_values`: what the model does depends on the numbers in them, which are written too.
+    Whole numbers and masks are written too, as code looks at them; others `with_values`, where the model's path
+    follows them.
     """
     if isinstance(arguments, Tensor):
         described = {"tensor": list(arguments.shape), "dtype": str(arguments.dtype).removeprefix("torch.")}
-        if with_values and arguments.numel() <= MOST_VALUES and not arguments.is_complex():
+        is_looked_at = with_values or not arguments.is_floating_point()
+        if is_looked_at and arguments.numel() <= MOST_VALUES and not arguments.is_complex():
             numbers = arguments.detach().flatten()
             as_python = torch.float64 if numbers.is_floating_point() else torch.int64
             described["values"] = numbers.to(as_python).tolist()
@@ -161,14 +162,16 @@ def describe(arguments: Any, with_values: bool = False) -> Any:
 
 
 def restore(described: Any, device: torch.device) -> Any:
-    """Inputs of the described form, filled with zeros where it holds no numbers."""
+    """Inputs of the described form; where it holds no numbers, between 0 and 1, the same each time."""
     match described:
         case {"tensor": shape, "dtype": dtype, "values": values}:
             return torch.tensor(values, dtype=torch.float64 if "float" in dtype else torch.int64).to(
                 device, getattr(torch, dtype)
             ).reshape(shape)
         case {"tensor": shape, "dtype": dtype}:
-            return torch.zeros(shape, dtype=getattr(torch, dtype), device=device)
+            generator = torch.Generator("cpu").manual_seed(0)
+            numbers = torch.rand(shape, generator=generator, dtype=torch.float64, device="cpu")
+            return numbers.to(device, getattr(torch, dtype))
         case {"tuple": items}:
             return tuple(restore(item, device) for item in items)
         case {"list": items}:

@@ -5,9 +5,10 @@ What is patched is patched for one thread alone, by one recording at a time, and
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import get_ident
 from typing import Any
 
@@ -163,6 +164,26 @@ def operators_to(handle: Handler) -> Iterator[None]:
             _include(PRE_DISPATCH, was_included)
 
 
+# Methods that hand out the numbers of a tensor past all operators.
+READERS = frozenset(
+    getattr(Tensor, name)
+    for name in ("numpy", "tolist", "data_ptr", "untyped_storage", "__array__", "__dlpack__")
+    if hasattr(Tensor, name)
+)
+
+
+class Reads(torch.overrides.TorchFunctionMode):
+    """Notes whether code reads the numbers of tensors past all operators."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.any = False
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.any |= function in READERS
+        return function(*args, **(kwargs or {}))
+
+
 @contextmanager
 def unfused_attention() -> Iterator[None]:
     """Encoder layers take a fused shortcut in eval mode; in this thread they do what it means instead."""
@@ -191,6 +212,25 @@ def function_calls(modes: list[bool]) -> Iterator[None]:
 
     with LOCK, patched(torch.autograd.Function, "apply", classmethod(apply)):
         yield
+
+
+def uncompiled() -> AbstractContextManager[Any]:
+    """Inside, what was compiled runs as it was written."""
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
+
+
+def plain(model: Any) -> Any:
+    """The module that a compiled one was made from, or that an exported program holds."""
+    eval_frame = sys.modules.get("torch._dynamo.eval_frame")
+    while eval_frame is not None and isinstance(model, eval_frame.OptimizedModule):
+        model = model._orig_mod
+    exported = sys.modules.get("torch.export.exported_program")
+    if exported is not None and isinstance(model, exported.ExportedProgram):
+        return model.module()
+    return model
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -90,6 +90,8 @@ class Capture:
     result_type: type | None = None
     # What the operators answered whose results depend on data, in order.
     answers: list[tuple[Any, Any]] = field(default_factory=list)
+    # Whether the code was handed numbers of tensors, by an operator or past all operators (`tolist`, numpy).
+    reads_data: bool = False
     training: bool = False
     # Operators that act as if in training whatever the mode: where they come from, and which.
     always_on: set[tuple[Where, Any]] = field(default_factory=set)
@@ -124,20 +126,17 @@ PLAIN = frozenset((int, float, bool, str, type(None)))
 
 
 def tensors_in(structure: Any) -> Iterator[Tensor]:
-    """The tensors that a caller of the model sees in its result."""
+    """The tensors among the arguments or the results of operators, or among the inputs of a model."""
     if isinstance(structure, Tensor):
         yield structure
     elif isinstance(structure, dict):
         yield from tensors_in(tuple(structure.values()))
-    elif isinstance(structure, list | tuple | set):
+    elif isinstance(structure, list | tuple):
         for item in structure:
             if isinstance(item, Tensor):
                 yield item
             elif type(item) not in PLAIN:
                 yield from tensors_in(item)
-    elif is_dataclass(structure) and not isinstance(structure, type):
-        for entry in fields(structure):
-            yield from tensors_in(getattr(structure, entry.name))
 
 
 def map_tensors(structure: Any, function: Callable[[Tensor], Any]) -> Any:

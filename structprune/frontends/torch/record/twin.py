@@ -81,7 +81,9 @@ class Copier:
             attributes = vars(self.memo[id(module)])
             for name, value in vars(module).items():
                 kind = type(value)
-                if kind in ATOMIC:
+                if name == "_compiled_call_impl":
+                    attributes[name] = None  # the copy runs as it was written
+                elif kind in ATOMIC:
                     attributes[name] = value
                 elif not value and kind in STORES and name in OF_EVERY_MODULE:
                     attributes[name] = kind()

@@ -26,6 +26,7 @@ from structprune.frontends.torch.record.record import (
     rebuilt_like,
     tensors_in,
 )
+from structprune.frontends.torch.record.result import Made, Opaque
 from structprune.frontends.torch.record.training import FLAGS, record_like
 from structprune.frontends.torch.write.module import Edits, new_arguments, stored
 from structprune.frontends.torch.write.shrunk_graph import ShrunkGraph
@@ -112,7 +113,7 @@ class _Builder:
                 target = value.parameter
             else:
                 target = f"_{value.name}{self.suffix}"
-                self.root.register_buffer(target, self.capture.constants[value], persistent=False)
+                self.root.register_buffer(target, self.capture.constants[value].detach().clone(), persistent=False)
             found = self.nodes[value] = self.graph.get_attr(target)
         return found
 
@@ -244,14 +245,16 @@ class _Builder:
             return self.node(structure)
         if isinstance(structure, dict):
             return {key: self.result(item) for key, item in structure.items()}
-        if isinstance(structure, tuple) and hasattr(structure, "_fields"):
-            # Made by a call: not every torch writes a named tuple's class into the code of a graph.
-            return self.graph.call_function(type(structure), tuple(map(self.result, structure)))
+        if isinstance(structure, Made):
+            # By a call: not every torch writes a named tuple's class into the code of a graph.
+            items = tuple(map(self.result, structure.items))
+            return self.graph.call_function(structure.kind, items if hasattr(structure.kind, "_fields") else (items,))
         if isinstance(structure, list | tuple):
             return type(structure)(map(self.result, structure))
         if structure is None or isinstance(structure, bool | int | float | str):
             return structure
-        raise UnsupportedModel(f"the model's result holds a {type(structure).__name__}, which a graph cannot make")
+        kind = structure.kind if isinstance(structure, Opaque) else type(structure).__name__
+        raise UnsupportedModel(f"the model's result holds a {kind}, which a graph cannot make")
 
 
 def returns_one(call: Call) -> bool:

@@ -19,6 +19,7 @@ from structprune.frontends.torch.record import private
 from structprune.frontends.torch.record.autocast import perform
 from structprune.frontends.torch.record.capture import Recorder
 from structprune.frontends.torch.record.record import Arguments, Call, Capture, tensors_in
+from structprune.frontends.torch.record.result import results_in
 from structprune.frontends.torch.record.run import run
 from structprune.frontends.torch.write.module import new_arguments
 from structprune.graph.graph import Op, Value, Where
@@ -115,7 +116,7 @@ def outputs_of_own_code(model: nn.Module, rewrite: Rewrite, inputs: Arguments) -
     """What the zeroed model itself gives."""
     interceptor = Interceptor(model, rewrite)
     with interceptor.recording(model):
-        return list(tensors_in(model(*inputs[0], **inputs[1])))
+        return list(results_in(model(*inputs[0], **inputs[1])))
 
 
 def over_kept(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], rewrite: Rewrite) -> Any:
