@@ -352,18 +352,9 @@ class Loss(nn.Module):
         return F.cross_entropy(x, labels)
 
 
-class Reading(Layerdrop):
-    def __init__(self) -> None:
-        super().__init__(lambda: 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) * (2 if x.abs().sum().item() > 1e9 else 1)
-
-
 @pytest.mark.parametrize(
     ("build", "reason"),
     [
-        (Reading, "one real run was recorded"),
         (lambda: Layerdrop(lambda: torch.rand(())), "random numbers"),
         (lambda: Layerdrop(random.random), "random numbers"),
         (lambda: Layerdrop(np.random.rand), "random numbers"),

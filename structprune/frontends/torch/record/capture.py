@@ -8,7 +8,10 @@ cannot go on, and one real run is recorded in their place.
 
 from __future__ import annotations
 
+import inspect
 import os
+import pickle
+import random
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -17,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from weakref import ref
 
+import numpy as np
 import torch
 from torch import Tensor, UntypedStorage, nn
 
@@ -100,6 +104,7 @@ class Recorder:
         self.aliases: dict[str, str] = {}
         self.constants: dict[Value, Tensor] = {}
         self.dtypes: dict[Value, torch.dtype] = dict(known.dtypes) if known else {}
+        self.strides: dict[Value, tuple[int, ...]] = {}
         self.modules: list[str] = []
         self.grad_modes: list[bool] = []
         self.nesting = nesting()
@@ -166,6 +171,8 @@ class Recorder:
         value = Value(name, tuple(tensor.shape), is_mask=tensor.dtype == torch.bool)
         self._values[id(tensor)] = (tensor, value)
         self.dtypes[value] = tensor.dtype
+        if tensor.layout is torch.strided:
+            self.strides[value] = tensor.stride()
         return value
 
     def value(self, tensor: Tensor) -> Value:
@@ -524,6 +531,8 @@ def recorded(
         return ghost
 
     args, kwargs = map_tensors(inputs[0], enter), map_tensors(inputs[1], enter)
+    arguments = form(args, recorder.value), form(kwargs, recorder.value)
+    chance = elsewhere_drawn()
     recorder.varying.update(entering)
     for module in model.modules():
         vars(module)["training"] = training
@@ -556,4 +565,20 @@ def recorded(
         answers=recorder.answers,
         reads_data=bool(recorder.answers) or recorder.reads.any,
         training=training,
+        draws_elsewhere=elsewhere_drawn() != chance,
+        arguments=arguments,
+        argument_names=positional_names(model),
+        strides=recorder.strides,
+        module_types={name: type(module) for name, module in model.named_modules()},
     )
+
+
+def positional_names(model: nn.Module) -> list[str]:
+    """How the model's forward calls its positional arguments."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    return [each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+
+
+def elsewhere_drawn() -> bytes:
+    """The states of the generators that are not torch's."""
+    return pickle.dumps((random.getstate(), np.random.get_state()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,6 +92,13 @@ class Capture:
     answers: list[tuple[Any, Any]] = field(default_factory=list)
     # Whether the code was handed numbers of tensors, by an operator or past all operators (`tolist`, numpy).
     reads_data: bool = False
+    # Whether the code drew from the generators of Python or numpy.
+    draws_elsewhere: bool = False
+    # The model's arguments with values in place of tensors, and how its forward calls the positional ones.
+    arguments: Arguments = ((), {})
+    argument_names: Sequence[str] = ()
+    strides: Mapping[Value, tuple[int, ...]] = field(default_factory=dict)
+    module_types: Mapping[str, type] = field(default_factory=dict)
     training: bool = False
     # Operators that act as if in training whatever the mode: where they come from, and which.
     always_on: set[tuple[Where, Any]] = field(default_factory=set)
@@ -119,6 +126,17 @@ def values_in(structure: Any) -> Iterator[Value]:
     elif isinstance(structure, dict):
         for item in structure.values():
             yield from values_in(item)
+
+
+def substitute(structure: Any, environment: Mapping[Value, Any]) -> Any:
+    """Nested arguments with every value replaced by its tensor."""
+    if isinstance(structure, Value):
+        return environment[structure]
+    if isinstance(structure, dict):
+        return {key: substitute(item, environment) for key, item in structure.items()}
+    if isinstance(structure, list | tuple):
+        return type(structure)(substitute(item, environment) for item in structure)
+    return structure
 
 
 # What most arguments are; that no tensor is in it need not be asked each time.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import get_ident
 from typing import Any
 
+import numpy as np
+import torch
 from torch import nn
 
 from structprune.frontends.torch.record import private
@@ -34,12 +37,28 @@ def left_as_found(model: nn.Module, with_buffers: bool) -> Iterator[None]:
 def untouched(model: nn.Module, with_buffers: bool = False) -> Iterator[nn.Module]:
     """A model to run in place of another: what the run leaves on it and outside of it is forgotten."""
     copied = twin(model, with_buffers)
-    with private.LOCK, outside_as_found(model):
+    with private.LOCK, chance_kept(model), outside_as_found(model):
         if copied is not None:
             yield copied
             return
         with left_as_found(model, with_buffers):
             yield model
+
+
+@contextmanager
+def chance_kept(model: nn.Module) -> Iterator[None]:
+    """Every generator goes on afterwards as if nothing had been drawn."""
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
+    generators = [torch.default_generator, *(torch.cuda.default_generators[each.index or 0] for each in devices)]
+    states = [each.get_state() for each in generators]
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
 
 
 @contextmanager
