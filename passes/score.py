@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from structprune.algebra.axis import Axis, Dim, Product, Reordered, Sum
 from structprune.algebra.order import inverse
-from structprune.errors import InvalidArgument
+from structprune.errors import InvalidArgument, short
 from structprune.graph.progress import walk
 from structprune.passes.group import Group, Member
 
@@ -42,35 +42,63 @@ def criterion(name: str) -> Callable[[Criterion], Criterion]:
 
 def score(groups: Sequence[Group], arrays: Mapping[str, Array], how: str | Criterion) -> dict[Dim, Scores]:
     """The scores of all groups by one criterion."""
-    if isinstance(how, str):
-        how = CRITERIA[how]
-    found = norms(groups, arrays, how) if isinstance(how, Norm) else judged(groups, arrays, how)
-    # A filter with broken weights is the first to go.
-    return {group.dim: np.nan_to_num(scores, nan=0.0, posinf=0.0, neginf=0.0) for group, scores in found}
+    called = repr(how) if isinstance(how, str) else getattr(how, "__name__", type(how).__name__)
+    function = CRITERIA[how] if isinstance(how, str) else how
+    is_own = getattr(function, "__module__", None) == __name__
+    found = norms(groups, arrays, function) if isinstance(function, Norm) else judged(groups, arrays, function, is_own)
+    result: dict[Dim, Scores] = {}
+    for group, given in found:
+        scores = checked(given, group, called)
+        is_broken = ~np.isfinite(scores)
+        if is_broken.all() or (is_broken.any() and not is_own):
+            index = int(np.argmax(is_broken))
+            raise InvalidArgument(
+                f"the score of {group.name} by {called} is {scores[index]:g} at index {index}"
+                + (" and at all others" if is_broken.all() and group.size > 1 else "")
+                + ": give finite numbers; the model's weights may not be finite"
+            )
+        # A filter with broken weights is the first to go.
+        result[group.dim] = np.where(is_broken, 0.0, scores)
+    return result
 
 
 def judged(
-    groups: Sequence[Group], arrays: Mapping[str, Array], how: Criterion
-) -> Iterator[tuple[Group, Scores]]:
-    """What a criterion says of each group, looked through."""
+    groups: Sequence[Group], arrays: Mapping[str, Array], how: Criterion, is_own: bool
+) -> Iterator[tuple[Group, Any]]:
+    """What a criterion says of each group."""
     for group in walk(groups, "scoring group"):
         parts = slices_of(group, {(m.parameter, m.axis): in_front(arrays, m) for m in group.members if m.is_trained})
-        given = how(group, list(parts))
-        try:
-            scores = to_numpy(given)
-        except (TypeError, ValueError) as error:
-            raise InvalidArgument(f"the score of {group.name} is {given!r}: not one number per index") from error
-        if scores.shape != (group.size,):
-            raise InvalidArgument(
-                f"the score of {group.name} has shape {scores.shape}, but the group has {group.size} indices"
-            )
-        yield group, scores
+        # What others write may write into what it is given: the model's own weights are not for them.
+        yield group, how(group, [part if is_own else copied(part) for part in parts])
 
 
 def in_front(arrays: Mapping[str, Array], member: Member) -> Array:
     """The member's array, its axis moved to the front."""
     array = arrays[member.parameter]
     return array_namespace(array).moveaxis(array, member.axis, 0)
+
+
+def copied(array: Array) -> Array:
+    return array_namespace(array).asarray(array, copy=True)
+
+
+def checked(given: Any, group: Group, called: str) -> Scores:
+    """What a criterion gave, as one number per index."""
+    try:
+        plain = given.detach().cpu() if hasattr(given, "detach") else given
+        if getattr(getattr(plain, "dtype", None), "itemsize", 8) < 4:
+            plain = plain.astype(np.float64) if isinstance(plain, np.ndarray) else plain.double()
+        array = np.asarray(plain)
+        scores = array.astype(np.float64) if array.dtype.kind in "biufO" else None
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidArgument(f"the score of {group.name} by {called} is {short(given)}: no numbers") from error
+    if scores is None:
+        raise InvalidArgument(f"the score of {group.name} by {called} is {short(given)}: no real numbers")
+    if scores.shape != (group.size,):
+        raise InvalidArgument(
+            f"the score of {group.name} by {called} has shape {scores.shape}, but the group has {group.size} indices"
+        )
+    return scores
 
 
 def to_numpy(scores: Any) -> Scores:

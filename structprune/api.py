@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 
 from structprune.algebra.axis import Axis, Kept, unordered
-from structprune.errors import InvalidArgument, PlanMismatch, UnsupportedRatio
+from structprune.errors import InvalidArgument, PlanMismatch, UnsupportedRatio, short
 from structprune.frontends import check_output, neutral, plain, read, read_state, stored_shapes
 from structprune.frontends.names import matching, numbered
 from structprune.frontends.protocol import Constraints, Realized
-from structprune.graph.plan_file import short
 from structprune.passes.group import Group
 from structprune.passes.measure import channels
 from structprune.passes.score import CRITERIA, Criterion, random_scores, score
@@ -273,7 +272,8 @@ def check_choices(of: Any, score: Any, scope: Any, output: Any, verify: Any) -> 
     ):
         if not (value is None or isinstance(value, str)) or value not in known:
             raise InvalidArgument(f"{name}={short(value)} is unknown; choose one of {', '.join(map(repr, known))}")
-    if not callable(score) and (not isinstance(score, str) or score not in CRITERIA):
+    is_function = callable(score) and not isinstance(score, type)
+    if not is_function and (not isinstance(score, str) or score not in CRITERIA):
         raise InvalidArgument(
             f"score={short(score)} is unknown; there are {', '.join(sorted(CRITERIA))}, or give a function "
             "(group, weights) -> one number per index"
@@ -283,7 +283,8 @@ def check_choices(of: Any, score: Any, scope: Any, output: Any, verify: Any) -> 
 def as_patterns(name: str, patterns: Any) -> tuple[str, ...]:
     if isinstance(patterns, str):
         return (patterns,)
-    found = tuple(patterns) if isinstance(patterns, Iterable) and not isinstance(patterns, bytes | Mapping) else None
+    is_list = isinstance(patterns, Iterable) and not isinstance(patterns, bytes | Mapping)
+    found = tuple(patterns) if is_list and getattr(patterns, "shape", None) != () else None
     if found is None or not all(isinstance(pattern, str) for pattern in found):
         raise InvalidArgument(f"{name}={short(patterns)} is not usable: give a name pattern or a list of them")
     return found

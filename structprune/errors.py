@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 LONGEST_NAME = 200
 
 
@@ -19,13 +21,27 @@ def printable(text: object, longest: int = LONGEST_NAME) -> str:
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in shown)
 
 
+def short(value: object) -> str:
+    """An argument in a message, in one line: its beginning, where it is long."""
+    try:
+        text = repr(value[:20] if isinstance(value, str | bytes | list | tuple) and len(value) > 100 else value)
+    except Exception as error:  # an object of the caller's, or a number of more digits than Python prints
+        text = f"a {type(value).__name__} ({type(error).__name__})"
+    text = " ".join(text.split())
+    return text if len(text) <= 100 else f"{text[:100]}..."
+
+
+def printed(lines: Iterable[str]) -> str:
+    """Lines as a text that can be printed, whatever the names in them hold."""
+    return "\n".join(printable(line, len(line)) for line in lines)
+
+
 class StructpruneError(Exception):
     """The root of all errors of this package."""
 
     def __str__(self) -> str:
         # Messages quote names and other libraries' errors: whatever those hold, a message can be printed.
-        lines = super().__str__().split("\n")
-        return "\n".join(printable(line, len(line)) for line in lines)
+        return printed(super().__str__().split("\n"))
 
 
 class InvalidArgument(StructpruneError, ValueError):

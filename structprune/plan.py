@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from structprune.algebra.axis import Kept
-from structprune.errors import PlanMismatch, VerificationError
+from structprune.errors import PlanMismatch, VerificationError, printed
 from structprune.frontends import check_output, neutral, plain, read, stored_shapes
 from structprune.frontends.names import called, stored_numbers
 from structprune.frontends.protocol import Constraints, Described, Realized
@@ -201,7 +201,7 @@ class Plan:
         settings = ", ".join(f"{name}={value!r}" for name, value in self.options.items() if value not in ([], None))
         lines = [f"a plan for a {self.model} ({settings}): {len(self.keep)} groups cut"]
         lines += [f"  {name}: {self.sizes.get(name, '?')} -> {len(indices)}" for name, indices in self.keep.items()]
-        return "\n".join(lines)
+        return printed(lines)
 
 
 def indices_that_matter(analysis: Analysis) -> list[str]:

@@ -71,12 +71,12 @@ def refused(path: Any, content: Any = None) -> str:
 
 def test_inputs_too_large_to_be_made(data: dict[str, Any], tmp_path: Path) -> None:
     """A few bytes must not cost gigabytes."""
-    for shape in ([40000, 40000], [1 << 40], [3, 1 << 20, 1 << 20], [1 << 47] * 60):
+    for shape in ([9000, 9000], [40000, 40000], [1 << 40], [3, 1 << 20, 1 << 20], [1 << 47] * 60):
         data["inputs"]["tuple"][0]["tuple"] = [{"tensor": shape, "dtype": "float32"}]
         (tmp_path / "plan.json").write_text(json.dumps(data))
         plan = Plan.load(tmp_path / "plan.json")
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        with pytest.raises(PlanMismatch, match=r"describes inputs of .* numbers, and at most 268,435,456 are made"):
+        with pytest.raises(PlanMismatch, match=r"describes inputs of .* numbers, and at most 67,108,864 are made"):
             plan.apply(net())
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
         # Inputs of one's own are another matter.
@@ -397,7 +397,7 @@ class Deciding(Net):
 
     def forward(self, x: Tensor, times: Tensor | None = None) -> Tensor:
         h = self.first(x).relu()
-        if x.sum() > 1:
+        if x.min() > 0.5:
             h = h * 2
             for _ in range(int(times.max()) if times is not None else 0):
                 h = h + 1

@@ -2,35 +2,47 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-import signal
 import sys
 import traceback
 import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from math import isfinite
 from typing import Any
 
-from structprune.cli.arguments import read_arguments
-from structprune.cli.outcome import Exit, Outcome, exit_for, one_line
+from structprune.cli.arguments import WrongUsage, read_arguments
+from structprune.cli.outcome import Exit, Outcome, exit_for
+from structprune.cli.streams import Patient, Stopping, complain, give_up_on, open_streams
 from structprune.views.progress import shown
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the result is the exit code."""
-    options = read_arguments(sys.argv[1:] if arguments is None else arguments)
-    try:
-        # Whatever models and libraries print, standard output holds the answer alone.
-        with redirect_stdout(sys.stderr), short_warnings(), stopped_by_termination(), shown(None):
-            outcome = command(options.command)(options)
-    except KeyboardInterrupt:
-        complain("interrupted")
-        return Exit.INTERRUPTED
-    except Exception as error:
-        return refuse(error, options)
-    return answer(outcome.data if options.json else None, outcome.text)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    open_streams()
+    with redirect_stderr(Patient(sys.stderr)), Stopping() as stopping:
+        try:
+            options = read_arguments(arguments)
+        except WrongUsage as error:
+            return refused(str(error), "InvalidArgument", Exit.USAGE, "--json" in arguments)
+        except SystemExit as end:  # --help and --version have printed their text
+            return flushed(int(end.code or 0))
+        except OSError as error:
+            return unwritten(error)
+        try:
+            # Whatever models and libraries print, standard output holds the answer alone.
+            with redirect_stdout(sys.stderr), short_warnings(), shown(None):
+                outcome = command(options.command)(options)
+        except KeyboardInterrupt:
+            return interrupted()
+        except BaseException as error:
+            # An import that is interrupted can end in any error.
+            return interrupted() if stopping.has_come else refuse(error, options)
+        return answer(outcome.data if options.json else None, outcome.text)
 
 
 def command(name: str) -> Callable[[Namespace], Outcome]:
@@ -61,29 +73,56 @@ def command(name: str) -> Callable[[Namespace], Outcome]:
 
 def answer(data: dict[str, Any] | None, text: str) -> int:
     try:
-        print(text if data is None else json.dumps(data, indent=1, allow_nan=False), flush=True)
+        print(text if data is None else json.dumps(finite(data), indent=1, allow_nan=False))
     except OSError as error:
-        # Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):  # there, whoever reads has had enough
-            complain(f"the answer cannot be written: {error.strerror}")
-            return Exit.OUTPUT
-    return Exit.DONE
+        return unwritten(error)
+    return flushed(Exit.DONE)
 
 
-def refuse(error: Exception, options: Namespace) -> int:
+def flushed(code: int) -> int:
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        return unwritten(error)
+    return code
+
+
+def unwritten(error: OSError) -> int:
+    give_up_on(sys.stdout)
+    if isinstance(error, BrokenPipeError):  # whoever reads has had enough
+        return Exit.DONE
+    is_closed = error.errno == errno.EBADF
+    complain(f"the answer cannot be written: {'standard output is closed' if is_closed else error.strerror}")
+    return Exit.OUTPUT
+
+
+def finite(data: Any) -> Any:
+    """The data as JSON has it, where no number is infinite."""
+    if isinstance(data, dict):
+        return {name: finite(each) for name, each in data.items()}
+    if isinstance(data, list | tuple):
+        return [finite(each) for each in data]
+    return None if isinstance(data, float) and not isfinite(data) else data
+
+
+def interrupted() -> int:
+    complain("interrupted")
+    return Exit.INTERRUPTED
+
+
+def refuse(error: BaseException, options: Namespace) -> int:
     """One line for people, the same as data for machines, and the code."""
     code, message = exit_for(error, options)
     if options.traceback or os.environ.get("STRUCTPRUNE_DEBUG"):
         traceback.print_exception(error)
-    complain(f"{options.command}: {message}")
-    if options.json:
-        answer({"error": {"kind": type(error).__name__, "code": int(code), "message": message}}, "")
+    return refused(f"{options.command}: {message}", type(error).__name__, code, options.json, message)
+
+
+def refused(line: str, kind: str, code: Exit, is_json: bool, message: str | None = None) -> int:
+    complain(line)
+    if is_json:
+        answer({"error": {"kind": kind, "code": int(code), "message": line if message is None else message}}, "")
     return code
-
-
-def complain(message: str) -> None:
-    print(f"structprune: {one_line(message)}", file=sys.stderr)
 
 
 @contextmanager
@@ -96,21 +135,3 @@ def short_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.showwarning = show
         yield
-
-
-@contextmanager
-def stopped_by_termination() -> Iterator[None]:
-    """`timeout` and build systems end a command by SIGTERM: it must clean up as it does when interrupted."""
-
-    def stop(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread: the caller's program handles its own signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

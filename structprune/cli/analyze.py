@@ -7,7 +7,7 @@ from argparse import Namespace
 import structprune
 from structprune.cli.outcome import Outcome
 from structprune.cli.source import read_source
-from structprune.errors import InvalidArgument
+from structprune.errors import InvalidArgument, printed
 from structprune.views.analysis import Analysis
 
 
@@ -58,4 +58,4 @@ def frozen(analysis: Analysis) -> str:
             f"  {axis.parameter:<{width}}  axis {axis.axis}" + (f"  ({axis.where})" if axis.where else "")
             for axis in held.axes
         )
-    return "\n".join(lines or ["nothing is frozen"])
+    return printed(lines or ["nothing is frozen"])

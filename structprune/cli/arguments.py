@@ -5,13 +5,13 @@ from __future__ import annotations
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import nan
+from math import nan, prod
 from typing import Any, NoReturn
 
 from structprune import __version__
 from structprune.api import BLOCKS, SCOPES
+from structprune.graph.plan_file import MEASURES, MOST_ENTRIES, OUTPUTS
 from structprune.passes.score import CRITERIA
-from structprune.plan import MEASURES, OUTPUTS
 
 EXIT_CODES = """exit codes:
     0  done                                          5  the plan is broken or for another model
@@ -42,6 +42,10 @@ class InputShape:
     dtype: str | None
 
 
+class WrongUsage(Exception):
+    """The arguments make no command."""
+
+
 class Parser(ArgumentParser):
     """argparse, with one line for an error."""
 
@@ -50,12 +54,16 @@ class Parser(ArgumentParser):
         super().__init__(**options)
 
     def error(self, message: str) -> NoReturn:
-        name = self.prog.replace(" ", ": ")
-        self.exit(2, f"{name}: {message} ({self.prog} --help says more)\n")
+        _, _, command = self.prog.partition(" ")
+        raise WrongUsage(f"{command}: " * bool(command) + f"{message} ({self.prog} --help says more)")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if message and file is not None:  # errors of the stream are the caller's: the help is an answer
+            file.write(message)
 
 
 def read_arguments(arguments: Sequence[str]) -> Namespace:
-    """The options of one command; ends the program where they are wrong or ask for help."""
+    """The options of one command; WrongUsage where they are wrong, SystemExit where they ask for help."""
     return parser().parse_args(arguments)
 
 
@@ -234,4 +242,7 @@ def input_shape(text: str) -> InputShape:
     parts = sizes.replace("x", ",").split(",")
     if not all(part.strip().isdecimal() for part in parts):
         raise ArgumentTypeError(f"{text!r} is no shape: write 1,3,224,224 or name=1,16:int64")
-    return InputShape(before or None, tuple(int(part) for part in parts), dtype or None)
+    shape = tuple(int(part) for part in parts)
+    if prod(shape) > MOST_ENTRIES:
+        raise ArgumentTypeError(f"{text!r} has {prod(shape)} numbers: at most {MOST_ENTRIES:,} are made")
+    return InputShape(before or None, shape, dtype or None)

@@ -8,6 +8,7 @@ from enum import IntEnum
 from typing import Any
 
 from structprune import errors
+from structprune.errors import printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +53,14 @@ HINTS: dict[type[Exception], str] = {
 LONGEST = 1500
 
 
-def exit_for(error: Exception, options: Namespace) -> tuple[Exit, str]:
+def exit_for(error: BaseException, options: Namespace) -> tuple[Exit, str]:
     """The code of a failure and its message."""
     message = str(error).strip()
     for kind, code in CODES.items():
         if isinstance(error, kind):
             return code, f"{message} {HINTS[kind].format(**vars(options))}" if kind in HINTS else message
+    if not isinstance(error, Exception):  # nothing of ours ends a program: the model's code does
+        return Exit.MODEL, f"the model's code raises {type(error).__name__}: {message or 'no message'}"
     return Exit.BUG, (
         f"{type(error).__name__}: {message or 'no message'} (unexpected: please report it with what "
         "STRUCTPRUNE_DEBUG=1 prints)"
@@ -66,5 +69,5 @@ def exit_for(error: Exception, options: Namespace) -> tuple[Exit, str]:
 
 def one_line(message: str) -> str:
     """Other libraries' messages have many lines; scripts and logs want one."""
-    line = " ".join(message.split())
+    line = printable(" ".join(message.split()), len(message))
     return line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."

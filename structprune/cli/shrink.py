@@ -34,7 +34,7 @@ def shrink(options: Namespace) -> Outcome:
         given["align"] = "onnxruntime"
     with Outputs((options.model, options.weights), options.force) as outputs:
         model = None if options.dry_run else Target.place(options, outputs)
-        saved, report = (name and outputs.place(name) for name in (options.plan, options.report))
+        saved, report = (None if name is None else outputs.place(name) for name in (options.plan, options.report))
         source = read_source(options.model, options.weights, options.input)
         with neutral(source.model):
             decision = decide(source.model, options.ratio, source.inputs, **given)
@@ -60,7 +60,8 @@ def apply(options: Namespace) -> Outcome:
         target = Target.place(options, outputs)
         source = read_source(options.model, options.weights, options.input)
         with target.named():
-            small = plan.apply(source.model, output_path=target.path if source.is_onnx else None)
+            given = source.inputs if options.input else None
+            small = plan.apply(source.model, given, output_path=target.path if source.is_onnx else None)
         note = target.write(small, plan, source)
     return with_files(reported(plan, options, note, {"plan": options.plan}), outputs)
 
@@ -78,7 +79,7 @@ class Target:
         name: str = options.out
         if options.model.endswith(".onnx") and not name.endswith(".onnx"):
             raise InvalidArgument(f"{name}: an ONNX model gives an ONNX model; let OUT end in .onnx")
-        if not name.endswith(tuple(WRITERS)):
+        if Path(name).suffix not in WRITERS:
             raise InvalidArgument(f"{name}: OUT's ending says what to write: {', '.join(WRITERS)}")
         if not options.model.endswith(".onnx"):
             need(WRITERS[Path(name).suffix], f"writing {name}")

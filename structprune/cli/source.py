@@ -10,6 +10,7 @@ from typing import Any
 
 from structprune.cli.arguments import InputShape
 from structprune.errors import InvalidArgument, MissingPackage, UnsupportedModel
+from structprune.frontends.beside import unreadable
 
 # What to install for a package that an extra of ours stands for.
 EXTRAS = {"torch": "'structprune[torch]'", "onnxruntime": "'structprune[onnx]'"}
@@ -60,11 +61,9 @@ def files_of(name: str) -> list[Path]:
 def existing(name: str) -> Path:
     """The path of a file that can be read."""
     path = Path(name)
-    try:
-        with path.open("rb"):
-            return path
-    except OSError as error:
-        raise UnsupportedModel(f"{name} cannot be read: {error.strerror}") from error
+    if (problem := unreadable(path)) is not None:
+        raise UnsupportedModel(f"{name} cannot be read: {problem}")
+    return path
 
 
 def need(package: str, purpose: str) -> Any:

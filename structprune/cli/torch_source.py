@@ -128,9 +128,9 @@ def guarded(name: str, call: Any) -> Any:
     """Other people's code: whatever it raises becomes one error that says where."""
     try:
         return call()
-    except StructpruneError:
+    except (StructpruneError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         frames = [each for each in traceback.extract_tb(error.__traceback__)[1:] if each.filename[0] != "<"]
         inside = [each for each in frames if each.filename != __file__]
         where = f" at {inside[-1].filename}:{inside[-1].lineno}" if inside else ""

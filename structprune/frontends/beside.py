@@ -108,3 +108,16 @@ def is_alive(folder: Path, host: str, process: int) -> bool:
     except OSError:
         return True
     return True
+
+
+def unreadable(path: Path) -> str | None:
+    """Why a file cannot be opened. A pipe would be waited for, and a device never ends."""
+    try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            return "it is not a file"
+        with path.open("rb"):
+            return None
+    except OSError as error:
+        return error.strerror or str(error)
+    except ValueError as error:  # a name with a null character
+        return str(error)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from structprune.algebra.order import Indices
-from structprune.errors import OutputError, PlanMismatch
+from structprune.errors import OutputError, PlanMismatch, short
 
 VERSION = 1
 DTYPES = (
@@ -36,8 +36,8 @@ VERIFICATIONS = ("shapes", "numeric", None)
 MOST_BYTES = 1 << 27
 MOST_CONTAINERS = 1 << 20
 MOST_LEVELS = 64
-# Entries of all inputs that a plan describes together: a gigabyte in single precision.
-MOST_ENTRIES = 1 << 28
+# Entries of all inputs that a plan describes together: half a gigabyte while they are drawn.
+MOST_ENTRIES = 1 << 26
 MOST_INPUTS = 1 << 16
 # No index and no size of a tensor is larger.
 LARGEST = 1 << 48
@@ -372,12 +372,3 @@ def whole_numbers(given: Any) -> Indices | None:
     if not all(abs(each) < LARGEST for each in numbers):
         return None
     return np.asarray(sorted(numbers) if isinstance(given, set | frozenset) else numbers, np.int64)
-
-
-def short(value: Any) -> str:
-    """A value in a message: its beginning, where it is long."""
-    try:
-        text = repr(value[:20] if isinstance(value, str | list | tuple) and len(value) > 100 else value)
-    except Exception as error:  # an object of the caller's, or a number of more digits than Python prints
-        return f"a {type(value).__name__} ({type(error).__name__})"
-    return text if len(text) <= 100 else f"{text[:100]}..."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from difflib import get_close_matches
 from functools import cached_property
 from math import prod
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from structprune.algebra.axis import Axis, Dim, Product, Reordered, Sum, variables
 from structprune.algebra.system import Freeze
-from structprune.errors import InvalidArgument
+from structprune.errors import InvalidArgument, OutputError, printable, printed, short
 from structprune.frontends.protocol import Frontend
 from structprune.graph.graph import Op, Value
 from structprune.passes import measure
@@ -120,6 +121,8 @@ class Analysis:
 
     def explanation(self, name: str) -> Explanation:
         """The same as data."""
+        if not isinstance(name, str):
+            raise InvalidArgument(f"{short(name)} is no name: give that of a parameter, as a text")
         value = self.solution.graph.parameters.get(name)
         if value is None:
             shapes = self.frontend.shapes()
@@ -251,11 +254,17 @@ class Analysis:
 
     def draw(self, path: str | Path) -> None:
         """Write a picture to a file: a drawing of the layers for .svg, the groups alone for .dot or .gv."""
+        if not isinstance(path, str | os.PathLike):
+            raise InvalidArgument(f"cannot draw into {short(path)}: give a path")
         kind = Path(path).suffix.lower()
         if kind not in (".svg", ".dot", ".gv"):
             raise InvalidArgument(f"cannot draw into {str(path)!r}: the name must end in .svg, or in .dot for graphviz")
         text = svg(self) if kind == ".svg" else self.to_dot()
-        Path(path).write_text(text, encoding="utf-8", errors="replace")
+        try:
+            Path(path).write_text(text, encoding="utf-8", errors="replace")
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise OutputError(f"{path} cannot be written: {reason}") from error
 
     def __str__(self) -> str:
         total = max(self.frontend.total, 1)
@@ -273,12 +282,12 @@ class Analysis:
                 lines.append(f"  frozen: {entries / total:.1%} of the parameters, {cause.reason}{where}")
         if self.unread / total >= 0.001:
             lines.append(f"  unread: {self.unread / total:.1%} of the parameters, by any operator on these inputs")
-        return "\n".join(lines)
+        return printed(lines)
 
 
 def quoted(name: str) -> str:
     """A name as it stands between quotes in the DOT language."""
-    return name.replace("\\", "\\\\").replace('"', '\\"')
+    return printable(name, len(name)).replace("\\", "\\\\").replace('"', '\\"')
 
 
 def described(cause: Freeze) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from structprune.errors import printed
+
 
 @dataclass(frozen=True, slots=True)
 class Tied:
@@ -63,7 +65,7 @@ class Explanation:
         for position, axis in enumerate(self.axes):
             lines.append(f"  axis {position}: {axis.notation}")
             lines.extend(f"    {line}" for width in axis.widths for line in width.lines())
-        return "\n".join(lines)
+        return printed(lines)
 
 
 @dataclass(frozen=True, slots=True)

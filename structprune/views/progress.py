@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import TextIO
 
+from structprune.errors import printable
 from structprune.graph.progress import is_heard, listening
 
 # Seconds before a line appears unasked, and between two states of it.
@@ -61,11 +62,11 @@ class Line:
         self.last = ""
 
     def __call__(self, what: str, number: int, total: int) -> None:
-        now = monotonic()
+        what, now = printable(what), monotonic()
         if not self.is_rewritten:
             if what != self.last:
                 self.last = what
-                self.stream.write(f"structprune: {what}, {now - self.start:.0f} s\n")
+                self.send(f"structprune: {what}, {now - self.start:.0f} s\n")
         elif now >= self.next:
             self.next = now + PAUSE
             count = f" {number:,}" * (number > 0) + f" of {total:,}" * (total > 0)
@@ -74,13 +75,17 @@ class Line:
     def write(self, text: str) -> None:
         """Spaces cover what is left of a longer text; a text that wrapped could not be rewritten."""
         text = text[: columns(self.stream) - 1]
-        self.stream.write(f"\r{text.ljust(self.width)}")
-        self.stream.flush()
+        self.send(f"\r{text.ljust(self.width)}")
         self.width = len(text)
 
     def erase(self) -> None:
         if self.width:
-            self.stream.write(f"\r{' ' * self.width}\r")
+            self.send(f"\r{' ' * self.width}\r")
+
+    def send(self, text: str) -> None:
+        """A full disk, a closed stream, or a terminal without the letters: the work itself goes on."""
+        with suppress(OSError, ValueError):
+            self.stream.write(text)
             self.stream.flush()
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
 
+from structprune.errors import printed
 from structprune.passes.rewrite import Rewrite
 from structprune.views.analysis import Analysis
 
@@ -86,7 +87,7 @@ class Report:
         lines.append(f"  {own}" + (f": {self.note}" if self.note else ""))
         if self.error is not None:
             lines.append(f"  verified: {self.error:.1e} of the largest output away from the zeroed original")
-        return "\n".join(lines)
+        return printed(lines)
 
 
 def shape(sizes: tuple[int, ...]) -> str:

@@ -29,7 +29,7 @@ from structprune.cli.measure.runner import (
 )
 from structprune.cli.outcome import Outcome
 from structprune.cli.source import Source, existing, files_of, read_source
-from structprune.errors import CaptureError, UnsupportedModel
+from structprune.errors import CaptureError, UnsupportedModel, printed
 from structprune.frontends import stored_shapes
 from structprune.graph.progress import doing
 from structprune.views.analysis import Analysis
@@ -213,7 +213,7 @@ def table(data: dict[str, Any]) -> str:
     lines.extend(outputs_apart(data["differences"]))
     if a["outputs"] != b["outputs"]:
         lines.append(f"A gives {a['outputs']} outputs and B {b['outputs']}")
-    return "\n".join(lines)
+    return printed(lines)
 
 
 def shown(number: float | None, scale: int, pattern: str) -> str:

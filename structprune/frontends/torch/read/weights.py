@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from structprune.errors import MissingPackage, UnsupportedModel
+from structprune.frontends.beside import unreadable
 
 
 def read_weights(name: str | os.PathLike[str]) -> Mapping[str, torch.Tensor]:
@@ -28,19 +29,6 @@ def read_weights(name: str | os.PathLike[str]) -> Mapping[str, torch.Tensor]:
             f"{name} holds a {type(state).__name__}{keys}, not a state dict: save model.state_dict() alone"
         )
     return state
-
-
-def unreadable(path: Path) -> str | None:
-    """Why a file cannot be opened. A pipe would be waited for, and a device never ends."""
-    try:
-        if path.exists() and not path.is_file():
-            return "it is not a file"
-        with path.open("rb"):
-            return None
-    except OSError as error:
-        return error.strerror or str(error)
-    except ValueError as error:  # a name with a null character
-        return str(error)
 
 
 def safetensors(path: Path) -> Mapping[str, torch.Tensor]:
