@@ -21,7 +21,7 @@ if _called.partition(".")[0] == "structprune" or (_called == "-m" and "structpru
             signal.signal(_number, _stop_at_once)
 
 from structprune import errors  # noqa: E402
-from structprune.api import analyze, load, plan, shrink  # noqa: E402
+from structprune.api import analyze, load, plan, shrink, trace  # noqa: E402
 from structprune.errors import StructpruneError  # noqa: E402
 from structprune.graph.operator import multilinear, rule  # noqa: E402
 from structprune.passes.score import criterion  # noqa: E402
@@ -42,4 +42,5 @@ __all__ = [
     "plan",
     "rule",
     "shrink",
+    "trace",
 ]

@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Integral, Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from structprune.algebra.axis import Axis, Kept, unordered
 from structprune.errors import InvalidArgument, PlanMismatch, UnsupportedRatio, short
-from structprune.frontends import check_output, neutral, plain, read, read_state, stored_shapes
+from structprune.frontends import check_output, is_torch, neutral, plain, read, read_state, stored_shapes
 from structprune.frontends.names import matching, numbered
 from structprune.frontends.protocol import Constraints, Realized
 from structprune.passes.group import Group
@@ -26,6 +26,9 @@ from structprune.passes.select import alignment, bundles, movable, select
 from structprune.plan import MEASURES, OUTPUTS, VERIFICATIONS, Plan, make_plan
 from structprune.views.analysis import Analysis
 from structprune.views.progress import shown
+
+if TYPE_CHECKING:
+    from torch import fx
 
 SCOPES = ("global", "uniform")
 # Channels that a runtime's convolutions are computed in at a time.
@@ -204,6 +207,22 @@ def analyze(model: Any, example_inputs: Any = None, *, progress: bool | None = N
     model, _ = plain(model)
     with shown(progress), neutral(model):
         return Analysis(read(model, example_inputs))
+
+
+def trace(model: Any, example_inputs: Any = None) -> fx.GraphModule:
+    """What a torch model computes, as a `torch.fx.GraphModule` of ATen operators over the model's own parameters.
+
+    It gives what the model gives, in eval mode and in training: where the model computes something else in training,
+    a second graph takes over in that mode. Each node says in `node.meta` where it came from: "val" (the form of the
+    result), "module", "line", "nn_module_stack", "stack_trace". A model whose path follows data cannot be traced.
+    """
+    model, _ = plain(model)
+    if not is_torch(model):
+        raise InvalidArgument(f"only a torch.nn.Module can be traced, not a {type(model).__name__}")
+    with neutral(model), paused_collector():
+        from structprune.frontends.torch.front import TorchFrontend
+
+        return TorchFrontend.read(model, example_inputs).graph_module()
 
 
 def load(

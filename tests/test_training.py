@@ -271,6 +271,26 @@ def test_modules_keep_their_own_mode() -> None:
     torch.testing.assert_close(run(graph, x), run(own, x), rtol=EXACT, atol=EXACT)
 
 
+def test_what_is_always_off_stays_off() -> None:
+    """A batch norm with frozen statistics, dropout that the code switches off."""
+
+    class Frozen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.norm, self.second = nn.Linear(6, 16), nn.BatchNorm1d(16), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            norm = self.norm
+            x = F.batch_norm(self.first(x), norm.running_mean, norm.running_var, norm.weight, norm.bias, training=False)
+            return self.second(F.dropout(x, 0.5, training=False))
+
+    model, x = Frozen().double().train(), torch.randn(8, 6, dtype=torch.float64)
+    nn.init.uniform_(model.norm.running_mean)
+    traced, graph = structprune.trace(model, x), structprune.shrink(model, 0, x, output="graph")
+    assert traced.training and graph.training
+    assert torch.equal(traced(x), model(x)) and torch.equal(graph(x), model(x))
+
+
 def test_dropout_that_is_always_on_stays_on() -> None:
     class MonteCarlo(Transformer):
         def forward(self, x: Tensor) -> Tensor:

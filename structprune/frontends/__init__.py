@@ -104,4 +104,4 @@ def with_packages() -> None:
         raise MissingPackage(f"ONNX models need {error.name}: pip install 'structprune[onnx]'") from error
 
 
-__all__ = ["Frontend", "check_output", "neutral", "plain", "read", "read_state", "stored_shapes"]
+__all__ = ["Frontend", "check_output", "is_torch", "neutral", "plain", "read", "read_state", "stored_shapes"]

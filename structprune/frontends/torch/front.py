@@ -9,7 +9,7 @@ from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
 from structprune.algebra.axis import Dim, Mask
@@ -33,7 +33,7 @@ from structprune.frontends.torch.record.training import (
 from structprune.frontends.torch.write.adapt import Adapter
 from structprune.frontends.torch.write.constant import Constants
 from structprune.frontends.torch.write.follow import constants
-from structprune.frontends.torch.write.graph_module import build_graph_module, other_runs
+from structprune.frontends.torch.write.graph_module import as_graph_module, build_graph_module, other_runs
 from structprune.frontends.torch.write.module import arrays, sliced, stored
 from structprune.frontends.torch.write.oracle import (
     expected_outputs,
@@ -114,11 +114,8 @@ class TorchFrontend:
                        if self.is_bound_to_data() or output == "auto"
                        else "output='graph' or 'auto' gives a torch.fx.GraphModule.")
                 )  # fmt: skip
-        if output == "graph" and self.is_bound_to_data():
-            raise UnsupportedModel(
-                f"no graph can stand for {self.model_name}: which path its code takes depends on data. "
-                "output='module' or 'auto' keeps the class."
-            )
+        if output == "graph":
+            self.refuse_data()
         training, unrecorded = self.difference_in_training
         choice = choice_for_graph(self.captures, training, solution, choose)
         rewrite = choice.rewrite
@@ -132,6 +129,21 @@ class TorchFrontend:
 
         notes = [each.rstrip(".") for each in (note, unrecorded, choice.note) if each]
         return Realized(rewrite, "graph", finish, choice.constraints, ". ".join(notes))
+
+    def graph_module(self) -> fx.GraphModule:
+        """The recorded program, over the model's own parameters."""
+        self.refuse_data()
+        training, _ = self.difference_in_training
+        # Further heads in training are a recording too.
+        captures = [*self.captures, *([training] if training is not None else [])]
+        return as_graph_module(self.model, self.arguments, captures)
+
+    def refuse_data(self) -> None:
+        if self.is_bound_to_data():
+            raise UnsupportedModel(
+                f"no graph can stand for {self.model_name}: which path its code takes depends on data. "
+                "output='module' or 'auto' keeps the class."
+            )
 
     @cached_property
     def difference_in_training(self) -> tuple[Capture | None, str]:

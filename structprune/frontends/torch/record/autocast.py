@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from structprune.frontends.torch.record import private
 from structprune.frontends.torch.record.record import Call, Region, map_tensors, tensors_in
@@ -103,6 +103,7 @@ def on_meta(arguments: Any, meta: Callable[[Tensor], Tensor]) -> Any:
     return tuple(META if isinstance(each, torch.device) else each for each in arguments)
 
 
+@fx.has_side_effect  # the operator may write
 def under_autocast(region: Region, function: Any, *args: Any, **kwargs: Any) -> Any:
     """Run an operator in the region that it was recorded in."""
     device, dtype, is_enabled = region

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import linecache
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -146,6 +146,11 @@ class Program:
             return structure
         kind = structure.kind if isinstance(structure, Opaque) else type(structure).__name__
         raise UnsupportedModel(f"the model's result holds a {kind}, which a graph cannot make")
+
+
+def inner(node: fx.Node) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    """The arguments of an operator, in a region of autocast or not."""
+    return (node.args[2:] if node.target is under_autocast else node.args), node.kwargs
 
 
 def stored_name(capture: Capture, value: Value) -> str:

@@ -100,8 +100,8 @@ class Capture:
     strides: Mapping[Value, tuple[int, ...]] = field(default_factory=dict)
     module_types: Mapping[str, type] = field(default_factory=dict)
     training: bool = False
-    # Operators that act as if in training whatever the mode: where they come from, and which.
-    always_on: set[tuple[Where, Any]] = field(default_factory=set)
+    # Operators that act in one way whatever the mode: where they come from, and which.
+    steady: set[tuple[Where, Any]] = field(default_factory=set)
 
 
 def depends_on_data(target: Any) -> bool:

@@ -17,7 +17,7 @@ from structprune.frontends.torch.read.lower import bind, lower
 from structprune.frontends.torch.record import private
 from structprune.frontends.torch.record.capture import record
 from structprune.frontends.torch.record.record import Arguments, Call, Capture, Stopped, depends_on_data
-from structprune.graph.graph import Value
+from structprune.graph.graph import Value, Where
 from structprune.passes.propagate import Solution, extended, variables_of
 from structprune.passes.rewrite import Rewrite
 
@@ -40,9 +40,18 @@ def record_in_training(model: nn.Module, inputs: Arguments, known: Capture | Non
     if capture.draws_elsewhere or depends_on_random_numbers(capture):
         raise CaptureError("which path the model takes in training depends on random numbers")
     leave_out_counters(capture)
-    for call in known.calls if known else ():
-        capture.always_on.update((call.where, call.target) for flag in FLAGS if bound(call).get(flag) is True)
+    if known is not None:
+        capture.steady.update(flagged(known, True))
+        known.steady.update(flagged(capture, False))
     return capture
+
+
+def flagged(capture: Capture, flag: bool) -> Iterator[tuple[Where, Any]]:
+    """The operators that were told that they train, or that they do not."""
+    for call in capture.calls:
+        given = bound(call)
+        if any(given.get(name) is flag for name in FLAGS):
+            yield call.where, call.target
 
 
 def further_heads(model: nn.Module, inputs: Arguments, capture: Capture) -> list[Capture]:

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from structprune.algebra.axis import Dim, Mask, variables
 from structprune.frontends.torch.read.lower import bind
-from structprune.frontends.torch.record.record import Capture
-from structprune.frontends.torch.record.run import substitute
+from structprune.frontends.torch.record.record import Capture, substitute
 from structprune.frontends.torch.write.constant import Constants, Summed, everywhere, positions
 from structprune.graph.graph import Op, Value
 from structprune.passes.propagate import Solution

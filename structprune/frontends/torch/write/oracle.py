@@ -12,15 +12,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from structprune.frontends.torch.read.lower import bind, qualified_name
 from structprune.frontends.torch.record import private
 from structprune.frontends.torch.record.autocast import perform
 from structprune.frontends.torch.record.capture import Recorder
+from structprune.frontends.torch.record.program import Program, inner, stored_name
 from structprune.frontends.torch.record.record import Arguments, Call, Capture, tensors_in
 from structprune.frontends.torch.record.result import results_in
-from structprune.frontends.torch.record.run import run
 from structprune.frontends.torch.write.module import new_arguments
 from structprune.graph.graph import Op, Value, Where
 from structprune.passes.rewrite import Rewrite
@@ -45,14 +45,34 @@ def expected_outputs(
     capture: Capture, rewrite: Rewrite, values: Mapping[str, Tensor], inputs: Sequence[Tensor]
 ) -> list[Tensor]:
     """What the small model must give; `values` are the zeroed parameters."""
-    changed = {id(op.source[0]): op for op in changed_ops(rewrite)}
+    return Zeroed(capture, rewrite, values).outputs(inputs)
 
-    def step(index: int, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if id(call) not in changed:
-            return perform(call, args, kwargs)
-        return over_kept(changed[id(call)], args, kwargs, rewrite)
 
-    return run(capture, values, list(inputs), step)
+class Zeroed(fx.Interpreter):
+    """Runs the recorded program, with the changed operators taken over what is kept."""
+
+    def __init__(self, capture: Capture, rewrite: Rewrite, values: Mapping[str, Tensor]) -> None:
+        self.program = Program(capture, flat=True)
+        super().__init__(nn.Module(), graph=self.program.graph)
+        self.rewrite = rewrite
+        self.changed = {op.source[0]: op for op in changed_ops(rewrite)}
+        self.stored = {stored_name(capture, value): tensor for value, tensor in capture.constants.items()}
+        self.stored.update(values)
+
+    def outputs(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        with torch.no_grad():
+            return list(self.run(*inputs))
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Tensor:
+        return self.stored[target]
+
+    def run_node(self, n: fx.Node) -> Any:
+        op = self.changed.get(n.meta.get("call"))
+        if op is None:
+            return super().run_node(n)
+        given: Any = inner(n)
+        args, kwargs = fx.map_arg(given, lambda each: self.env[each])
+        return over_kept(op, tuple(args), dict(kwargs), self.rewrite)
 
 
 def changed_ops(rewrite: Rewrite) -> list[Op]:
