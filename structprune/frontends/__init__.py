@@ -14,7 +14,15 @@ from structprune.graph.graph import Shape
 
 
 def neutral(model: Any) -> AbstractContextManager[None]:
-    """Inside, the caller's modes of the framework (inference mode, autocast) change nothing of a result."""
+    """Inside, the caller's modes of the framework (inference mode, autocast) change nothing of a result.
+
+    What goes wrong unforeseen in a model file that is not valid is the file's fault.
+    """
+    if is_onnx(model):
+        with_packages()
+        from structprune.frontends.onnx.record.blame import blamed
+
+        return blamed(model)
     if not is_torch(model):
         return nullcontext()
     from structprune.frontends.torch.record.autocast import neutral

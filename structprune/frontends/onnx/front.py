@@ -18,6 +18,7 @@ from structprune.algebra.axis import Dim, Mask
 from structprune.errors import CaptureError, InvalidArgument, UnsupportedModel, VerificationError, printable
 from structprune.frontends.onnx.read import operators  # noqa: F401  registers the entries
 from structprune.frontends.onnx.read.lower import Lowering, Stored, quantization, weights
+from structprune.frontends.onnx.record.check import count_of
 from structprune.frontends.onnx.record.external import external_tensors, slots
 from structprune.frontends.onnx.record.file import give_back, innermost, is_same, open_model
 from structprune.frontends.onnx.record.inputs import Examples, data, describe, examples, is_open, restore, traced
@@ -41,6 +42,8 @@ TOLERANCES = {
 # Types that scores compute with as they are: no copy of a weight is made for them.
 COMPUTED = (ir.DataType.DOUBLE, ir.DataType.FLOAT, ir.DataType.FLOAT16)
 ATTEMPTS = 40
+# Entries of one tensor that is computed, or fed.
+MOST_ENTRIES = 1 << 33
 # Bytes of mapped files that scores read before they are given back.
 MOST_MAPPED = 1 << 27
 
@@ -59,6 +62,7 @@ class OnnxFrontend:
         self.model = model = inlined(model)
         self.given = given
         self.shapes_of_inputs, self.trace = traced(model, given)
+        refuse_too_large(self.trace)
         self.observed = self.observe()
         if self.observed:
             self.trace = trace(model, self.shapes_of_inputs, self.observed)
@@ -292,6 +296,16 @@ def with_weights_of(original: ir.Model, small: ir.Model) -> ir.Model:
             if value.shape is not None and shapes.get(value.name) is not None:
                 value.shape = shapes[value.name]
     return result
+
+
+def refuse_too_large(known: Trace) -> None:
+    """A small file can ask for more than any machine holds."""
+    for value, found in known.types.items():
+        if (count := prod(found.shape)) > MOST_ENTRIES:
+            raise CaptureError(
+                f"'{printable(value.name)}' would have {count_of(count)} entries of shape {list(found.shape)}, more "
+                "than can be worked with: if that follows from the inputs, give smaller example_inputs"
+            )
 
 
 def materialize(model: ir.Model) -> None:

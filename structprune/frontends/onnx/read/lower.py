@@ -32,6 +32,9 @@ from structprune.graph.operator import RULES
 
 NEWEST = onnx.defs.onnx_opset_version()
 
+# Axes of more parts than that, one after another, are not told apart.
+MOST_PARTS = 1 << 14
+
 # A literal's place in its node: an attribute by name, an input by number.
 Place = str | int
 Literals = Callable[["Resized"], dict[Place, Any]]
@@ -142,6 +145,15 @@ class Stored:
     use: tuple[ir.Node, int] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """What a constant is for those that read it."""
+
+    is_weight: bool
+    is_shared_by_accident: bool
+    is_trained: bool
+
+
 # Inputs that are measured or chosen, not trained.
 UNTRAINED = {
     ("", "BatchNormalization"): (3, 4),
@@ -164,6 +176,9 @@ class Lowering:
         self.parameters: dict[str, Value] = {}
         self.ops: list[Op] = []
         self.numbers: dict[ir.Value, bool] = {}
+        self.roles: dict[ir.Value, Roles] = {}
+        # Of how many parts a value is put together at most, where they are many.
+        self.parts: dict[ir.Value, int] = {}
         # What is computed from shapes and constants alone.
         self.arithmetic: set[ir.Value] = set()
         self.outputs_of_model = set(model.graph.outputs)
@@ -194,14 +209,22 @@ class Lowering:
             return None
         made = Value(str(value.name), found.shape, is_mask=found.dtype == ir.DataType.BOOL)
         tensor = constant(value)
-        if tensor is not None and is_weight(value, tensor):
-            own = node is not None and is_shared_by_accident(value, tensor)
+        if tensor is not None and (roles := self.roles_of(value, tensor)).is_weight:
+            own = node is not None and roles.is_shared_by_accident
             made.parameter = self.store(value, tensor, (node, place) if own and node is not None else None)
-            made.is_trained = not is_untrained(value, tensor)
+            made.is_trained = roles.is_trained
             if own:
                 return made
         self.values[value] = made
         return made
+
+    def roles_of(self, value: ir.Value, tensor: ir.TensorProtocol) -> Roles:
+        """Told once for all readers of a constant, of which there can be thousands."""
+        if value not in self.roles:
+            is_a_weight = is_weight(value, tensor)
+            shared = is_a_weight and is_shared_by_accident(value, tensor)
+            self.roles[value] = Roles(is_a_weight, shared, is_a_weight and not is_untrained(value, tensor))
+        return self.roles[value]
 
     def store(self, value: ir.Value, tensor: ir.TensorProtocol, use: tuple[ir.Node, int] | None) -> str:
         name = str(value.name)
@@ -256,6 +279,9 @@ class Lowering:
 
     def steps(self, call: Call, is_known: bool) -> list[Lowered]:
         node = call.node
+        if self.count_parts(node) > MOST_PARTS:
+            self.parts.update(dict.fromkeys(node.outputs, 1))
+            return [opaque(call, f"{node.op_type} puts together more than {MOST_PARTS:,} parts")]
         if node.op_type == "If" and not node.domain and (branch := taken_branch(node, self.trace)) is not None:
             return self.through_branch(call, branch)
         captured = [value for graph in subgraphs(node) for value in outer_values(graph)]
@@ -278,6 +304,17 @@ class Lowering:
         except (ValueError, IndexError, TypeError, KeyError) as error:
             return [opaque(call, f"{node.op_type} is used in a way that is not understood: {error}")]
         return lowered if isinstance(lowered, list) else [lowered]
+
+    def count_parts(self, node: ir.Node) -> int:
+        """Put together with itself again and again, a value of a small file has more parts than can be handled."""
+        given = [value for value in node.inputs if value is not None]
+        if is_one_of(node, frozenset(("Concat",))):
+            found = sum(self.parts.get(value, 1) for value in given)
+        else:
+            shapes = {self.trace.shape(value) for value in node.outputs}
+            found = max((self.parts.get(value, 1) for value in given if self.trace.shape(value) in shapes), default=1)
+        self.parts.update(dict.fromkeys(node.outputs, found))
+        return found
 
     def through_branch(self, call: Call, branch: ir.Graph) -> list[Lowered]:
         """What comes out of an If whose branch is known is what comes out of the branch, lowered already."""
@@ -315,22 +352,41 @@ class Lowering:
 
     def is_number(self, value: ir.Value) -> bool:
         """Known, and no tensor of the network: whole numbers, scalars, and what only indices and sizes are made of."""
-        found = self.numbers.get(value)
-        if found is None:
-            known = self.trace.types.get(value)
-            if value not in self.trace.numbers or known is None:
-                found = False
-            elif prod(known.shape) <= 1:
-                found = True
-            elif not known.dtype.is_floating_point():
-                found = not is_quantized(value)
-            else:
-                found = bool(value.uses()) and not value.is_graph_output() and all(
-                    place in SCALES.get(node.op_type, ()) or all(map(self.is_number, node.outputs))
-                    for node, place in value.uses()
-                )  # fmt: skip
-            self.numbers[value] = found
-        return found
+        # What a number is made into decides; chains of such makings are as long as the model: no recursion.
+        waiting = [value]
+        while waiting:
+            each = waiting[-1]
+            made = [] if each in self.numbers or not self.is_open(each) else self.made_of(each)
+            missing = [other for other in made if other not in self.numbers and other is not each]
+            if missing:
+                waiting += missing
+                continue
+            waiting.pop()
+            if each not in self.numbers:
+                self.numbers[each] = self.decided(each)
+        return self.numbers[value]
+
+    def is_open(self, value: ir.Value) -> bool:
+        """Whether it is a number depends on what is made of it."""
+        known = self.trace.types.get(value)
+        return (
+            value in self.trace.numbers and known is not None and prod(known.shape) > 1
+            and known.dtype.is_floating_point()
+        )  # fmt: skip
+
+    def made_of(self, value: ir.Value) -> list[ir.Value]:
+        return [
+            made for node, place in value.uses() if place not in SCALES.get(node.op_type, ()) for made in node.outputs
+        ]
+
+    def decided(self, value: ir.Value) -> bool:
+        known = self.trace.types.get(value)
+        if value not in self.trace.numbers or known is None:
+            return False
+        if self.is_open(value):
+            is_read = bool(value.uses()) and not value.is_graph_output()
+            return is_read and all(self.numbers[made] for made in self.made_of(value))
+        return prod(known.shape) <= 1 or not is_quantized(value)
 
 
 def custom(call: Call, kind: str) -> Lowered:
@@ -432,11 +488,16 @@ def is_one_of(node: ir.Node, kinds: frozenset[str]) -> bool:
 
 def readers(value: ir.Value) -> list[ir.Node]:
     """The nodes that compute with a tensor, whatever shape they read it in."""
-    found: list[ir.Node] = []
-    for node, place in value.uses():
-        is_moved = place == 0 and is_one_of(node, MOVING)
-        found += readers(node.outputs[0]) if is_moved else [node]
-    return found
+    found: dict[ir.Node, None] = {}
+    waiting, met = [value], {value}
+    while waiting:
+        for node, place in waiting.pop().uses():
+            if place != 0 or not is_one_of(node, MOVING):
+                found[node] = None
+            elif node.outputs[0] not in met:
+                met.add(node.outputs[0])
+                waiting.append(node.outputs[0])
+    return list(found)
 
 
 def is_mask(tensor: ir.TensorProtocol) -> bool:

@@ -26,10 +26,23 @@ from structprune.graph.graph import Shape
 Numbers = NDArray[Any]
 # Larger tensors are data: no shape is computed from them.
 MOST_NUMBERS = 4096
-# Their answer differs from run to run, or is not a tensor.
-NEVER_EVALUATED = frozenset(
-    ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout")
-)
+# What sizes, indices and tables are computed with. No other operator is run: what it takes is not bounded by what it is
+# given (a convolution of few numbers can pad them to billions), or its answer differs from run to run.
+EVALUATED = frozenset((
+    "Abs", "Acos", "Acosh", "Add", "And", "ArgMax", "ArgMin", "Asin", "Asinh", "Atan", "Atanh", "BitShift",
+    "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Cast", "CastLike", "Ceil", "Clip", "Compress",
+    "Concat", "ConstantOfShape", "Cos", "Cosh", "CumSum", "DequantizeLinear", "Div", "Equal", "Erf", "Exp",
+    "Expand", "EyeLike", "Flatten", "Floor", "Gather", "GatherElements", "GatherND", "Gemm", "Greater",
+    "GreaterOrEqual", "Identity", "IsInf", "IsNaN", "Less", "LessOrEqual", "Log", "MatMul", "Max", "Mean",
+    "Min", "Mod", "Mul", "Neg", "NonZero", "Not", "OneHot", "Or", "Pad", "Pow", "QuantizeLinear", "Range",
+    "Reciprocal", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean",
+    "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare", "Relu", "Reshape", "ReverseSequence", "Round",
+    "ScatterElements", "ScatterND", "Sigmoid", "Sign", "Sin", "Sinh", "Slice", "Softmax", "Split", "Sqrt",
+    "Squeeze", "Sub", "Sum", "Tan", "Tanh", "Tile", "TopK", "Transpose", "Trilu", "Unique", "Unsqueeze",
+    "Where", "Xor",
+))  # fmt: skip
+# Their results have shapes that only a computation tells, and never more entries than their operands.
+NO_LARGER = frozenset(("NonZero", "Compress", "Unique"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +296,7 @@ SIZELESS = frozenset(("Identity", "Squeeze", "Unsqueeze", "Cast", "Constant"))
 
 def evaluate(node: ir.Node, version: int, known: Trace) -> None:
     """Note the numbers of a node's outputs where those of its inputs are known and they are few."""
-    if node.domain != "" or node.op_type in NEVER_EVALUATED or subgraphs(node):
+    if node.domain != "" or subgraphs(node):
         return
     if node.op_type in ("Shape", "Size") and node.inputs[0] is not None:
         shape = known.shape(node.inputs[0])
@@ -294,6 +307,8 @@ def evaluate(node: ir.Node, version: int, known: Trace) -> None:
         return
     types = [known.types.get(value) for value in node.outputs]
     if any(each is not None and not is_small(each.shape) for each in types) or node in known.problems:
+        return
+    if node.op_type not in EVALUATED or (None in types and node.op_type not in NO_LARGER):
         return
     operands = [None if value is None else known.numbers[value] for value in node.inputs]
     results = compute(node, version, operands)
