@@ -11,6 +11,7 @@ import numpy as np
 from structprune.algebra.axis import Axis, Dim, Kept, kept_indices, kept_size
 from structprune.algebra.order import Indices
 from structprune.graph.graph import Shape, Value
+from structprune.graph.selection import Selection
 from structprune.passes.propagate import Solution
 
 
@@ -25,6 +26,7 @@ class Rewrite:
     _sizes: dict[Axis, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.kept = Selection(self.kept)
         self.counts = {dim: len(kept) for dim, kept in self.kept.items()}
 
     def indices(self, value: Value, axis: int) -> Indices | None:
@@ -47,7 +49,16 @@ class Rewrite:
     def before(self, value: Value, axis: int, at: int) -> int:
         """How many of the indices before `at` stay."""
         kept = self.indices(value, axis)
-        return at if kept is None else int(np.searchsorted(kept, at))
+        return at if kept is None else int(np.count_nonzero(kept < at))
+
+    def places(self, value: Value, axis: int) -> Indices:
+        """Where each index is in the smaller axis; of one that goes, where it would be."""
+        size, kept = value.shape[axis], self.indices(value, axis)
+        places = np.arange(size)
+        if kept is not None:
+            places = np.searchsorted(np.sort(kept), places).astype(np.int64)
+            places[kept] = np.arange(len(kept))
+        return places
 
     def edits(self) -> dict[str, dict[int, Indices]]:
         """For each parameter that changes, the indices that stay along each axis that does."""
@@ -65,6 +76,6 @@ class Rewrite:
             name = op.attributes.get("stored")
             if isinstance(name, str) and op.inputs[0] is not None:
                 (axis,) = cast(Mapping[int, Indices], op.attributes["picks"])
-                if (kept := self.indices(op.inputs[0], axis)) is not None:
-                    found[name] = np.searchsorted(kept, np.arange(op.inputs[0].shape[axis])).astype(np.int64)
+                if self.indices(op.inputs[0], axis) is not None:
+                    found[name] = self.places(op.inputs[0], axis)
         return found

@@ -14,9 +14,10 @@ from math import ceil, gcd, lcm
 
 import numpy as np
 
-from structprune.algebra.axis import Axis, Dim, Kept, Product, Sum, variables
+from structprune.algebra.axis import Axis, Dim, Product, Sum, variables
 from structprune.errors import UnsupportedRatio
 from structprune.graph.progress import doing
+from structprune.graph.selection import Selection
 from structprune.passes.group import Group
 from structprune.passes.measure import Counts, Measure
 from structprune.passes.score import Scores
@@ -173,17 +174,19 @@ def select(
     measure: Measure,
     ratio: float,
     scope: str,
-) -> Kept:
+) -> Selection:
     """The indices that stay, so that the measure loses the ratio."""
     if ratio == 0:
-        return {}
+        return Selection({})
     taken = steps_to(ratio, choices, scores, measure, scope)
-    return {
-        dim: keep(scores[dim], count)
-        for bundle, step in zip(choices, taken, strict=True)
-        for dim, count in bundle.counts(step).items()
-        if count < dim.size
-    }
+    return Selection(
+        {
+            dim: keep(scores[dim], count)
+            for bundle, step in zip(choices, taken, strict=True)
+            for dim, count in bundle.counts(step).items()
+            if count < dim.size
+        }
+    )
 
 
 def steps_to(

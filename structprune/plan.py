@@ -6,9 +6,8 @@ import os
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
-from structprune.algebra.axis import Kept
+from structprune.algebra.axis import Dim, Kept
+from structprune.algebra.order import Indices
 from structprune.errors import PlanMismatch, VerificationError, printed
 from structprune.frontends import check_output, neutral, plain, read, stored_shapes
 from structprune.frontends.names import called, stored_numbers
@@ -26,6 +25,7 @@ from structprune.graph.plan_file import (
     write_plan,
 )
 from structprune.graph.progress import doing
+from structprune.graph.selection import Selection
 from structprune.views.analysis import Analysis
 from structprune.views.progress import shown
 from structprune.views.report import Report, make_report
@@ -35,7 +35,8 @@ from structprune.views.report import Report, make_report
 class Plan:
     """Which indices of which group stay: data alone.
 
-    `keep` may be edited before the plan is applied: lists, ranges, sets and arrays of whole numbers will do.
+    `keep` may be edited before the plan is applied: lists, ranges, sets and arrays of whole numbers will do. They stay
+    in the order in which they are given.
     `indices` are the numbers of the stored indices by which the model reads what the groups run through.
     """
 
@@ -103,10 +104,10 @@ class Plan:
                 self.report = replace(self.report, error=error)
         return small
 
-    def kept(self, analysis: Analysis) -> Kept:
+    def kept(self, analysis: Analysis) -> Selection:
         """What stays of each dimension of a model."""
         groups = {group.name: group for group in analysis.groups}
-        kept: Kept = {}
+        kept: dict[Dim, Indices] = {}
         for name, given in self.keep.items():
             group = groups.get(name)
             if group is None:
@@ -114,12 +115,10 @@ class Plan:
             if self.sizes.get(name, group.size) != group.size:
                 raise PlanMismatch(f"the group {name!r} has {group.size} indices, but {self.sizes[name]} in the plan")
             try:
-                indices = np.sort(indices_kept(given, group.size))
+                kept[group.dim] = indices_kept(given, group.size)
             except ValueError as error:
                 raise PlanMismatch(f"the plan's indices of {name!r} {error}") from error
-            if len(indices) < group.size:
-                kept[group.dim] = indices
-        return kept
+        return Selection(kept)
 
     def check(self, model: Any) -> None:
         """Refuse a model that the plan was not made for, naming the first difference."""

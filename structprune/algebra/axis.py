@@ -6,7 +6,7 @@ these in another order.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -142,7 +142,8 @@ def flat(axes: Iterable[Axis], form: type[Product] | type[Sum]) -> Iterator[Axis
             yield axis
 
 
-Kept = dict[Dim, Indices]
+# In any order: entry j of the smaller dimension is the old entry kept[j].
+Kept = Mapping[Dim, Indices]
 
 
 def kept_size(axis: Axis, counts: dict[Dim, int]) -> int:
@@ -159,7 +160,7 @@ def kept_size(axis: Axis, counts: dict[Dim, int]) -> int:
 
 
 def kept_indices(axis: Axis, kept: Kept) -> Indices | None:
-    """The indices of an expanded axis that stay, in order; None when all do."""
+    """The indices of an expanded axis that stay, in their new order; None when all do, where they were."""
     match axis:
         case Dim():
             return kept.get(axis)
@@ -176,7 +177,21 @@ def kept_indices(axis: Axis, kept: Kept) -> Indices | None:
             return kept_of_parts(parts, kept)
         case Reordered(whole, entries):
             stay = kept_indices(whole, kept)
-            return None if stay is None else np.flatnonzero(np.isin(entries, stay))
+            return None if stay is None else kept_of_reordered(entries, stay)
+
+
+def kept_of_reordered(entries: Indices, stay: Indices) -> Indices:
+    """The positions that stay of an axis whose entries are those of another one, in another order.
+
+        kept_of_reordered([3, 2, 1, 0], [0, 2]) == [1, 3]       a flip: entry 3 - 2, then entry 3 - 0
+        kept_of_reordered([3, 2, 1, 0], [2, 0]) == [3, 1]       what was flipped follows the order of what stays
+    """
+    places = np.flatnonzero(np.isin(entries, stay))
+    if (np.diff(stay) > 0).all():
+        return places
+    # The operator that reorders does to what stays what it would do to the same entries in their old order.
+    reordered_again = np.searchsorted(np.sort(stay), entries[places])
+    return order.inverse(entries)[stay[reordered_again]]
 
 
 def kept_of_parts(parts: Sequence[Axis], kept: Kept) -> Indices | None:

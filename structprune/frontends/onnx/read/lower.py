@@ -52,6 +52,9 @@ class Resized(Protocol):
     def indices(self, value: Value, axis: int) -> Indices | None:
         """The indices that stay along an axis; None for all."""
 
+    def places(self, value: Value, axis: int) -> Indices:
+        """Where each index is in the smaller axis."""
+
 
 @dataclass(slots=True, eq=False)
 class Call:

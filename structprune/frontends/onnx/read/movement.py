@@ -369,7 +369,7 @@ def pick(call: Call, x: Value, axis: int, numbers: Numbers) -> Lowered:
         for k in range(old.ndim):
             kept = new.indices(output, axis + k)
             left = left if kept is None else np.take(left, kept, axis=k)
-        return {1: np.array([new.before(x, axis, int(place)) for place in left.reshape(-1)]).reshape(left.shape)}
+        return {1: new.places(x, axis)[left]}
 
     return Lowered("pick", [x], {"picks": {axis: old}}, literals)
 

@@ -111,8 +111,7 @@ def renumbered(reading: Reading, output: Value, rewrite: Rewrite) -> Indices:
     for axis in range(index.ndim):
         kept = rewrite.indices(output, reading.dim + axis)
         index = index if kept is None else index.take(kept, axis)
-    kept = rewrite.indices(reading.base, reading.dim)
-    return index if kept is None else np.searchsorted(kept, index).astype(np.int64)
+    return rewrite.places(reading.base, reading.dim)[index]
 
 
 def makers(calls: Sequence[Call], outputs: Collection[Value]) -> set[Call]:
