@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import structprune
-from structprune.errors import CaptureError, UnsupportedModel
+from structprune.errors import CaptureError, UnsupportedModel, UnsupportedRatio
 from structprune.frontends.torch.record.capture import BORN, Ghost
 from tests import traces_elsewhere
 
@@ -425,3 +425,70 @@ def test_a_rule_that_is_registered_later_is_seen() -> None:
     after = [op.name for op in structprune.analyze(model, x).solution.graph.ops]
     assert "matmul" in before and "traces::mix" not in before
     assert after == ["linear", "traces::mix"]
+
+
+# -- memory that has two names ------------------------------------------------------------------------
+
+
+class Transposed(nn.Module):
+    """A square weight and its transpose in the same memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.w, self.last = nn.Linear(6, 16), nn.Parameter(torch.randn(16, 16) / 4), nn.Linear(16, 3)
+        self.wt = self.w.detach().t()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(((self.first(x) @ self.w).relu() @ self.wt).relu())
+
+
+class TiedByMemory(nn.Module):
+    """Two parameters, one memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enc, self.free, self.dec = nn.Linear(6, 16), nn.Linear(16, 16), nn.Linear(16, 6)
+        self.dec.weight = nn.Parameter(self.enc.weight.t())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dec(self.free(self.enc(x).relu()).relu())
+
+
+class InOneFlat(nn.Module):
+    """Parameters side by side in one piece of memory are not tied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        flat = torch.randn(16 * 6 + 3 * 16, dtype=torch.float64)
+        self.first, self.second = nn.Linear(6, 16), nn.Linear(16, 3)
+        self.first.weight = nn.Parameter(flat[:96].view(16, 6))
+        self.second.weight = nn.Parameter(flat[96:].view(3, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x).relu())
+
+
+@pytest.mark.parametrize("output", ["module", "graph"])
+@pytest.mark.parametrize("kind", [Transposed, TiedByMemory])
+def test_memory_with_two_names_stays_whole(kind: type[nn.Module], output: str) -> None:
+    model, x = kind().double().eval(), images(4, 6)
+    if kind is Transposed:
+        model.wt = model.w.detach().t()
+    else:
+        model.dec.weight.data = model.enc.weight.data.t()
+    frozen = [cause.reason for cause, _ in structprune.analyze(model, x).frozen]
+    assert any("as_strided" in reason for reason in frozen)
+    with pytest.raises(UnsupportedRatio):
+        structprune.shrink(model, 0.9, x, output=output)
+    whole = structprune.shrink(model, 0, x, output=output, verify="numeric")
+    assert torch.equal(whole(x), model(x))
+    with torch.no_grad():
+        for each in (model, whole):
+            (each.w if kind is Transposed else each.enc.weight).mul_(2)
+    assert torch.equal(whole(x), model(x))
+
+
+def test_neighbours_in_memory_are_not_tied() -> None:
+    model, x = InOneFlat().double().eval(), images(4, 6)
+    small = structprune.shrink(model, 0.3, x, verify="numeric")
+    assert small.first.out_features < 16

@@ -29,6 +29,7 @@ from structprune.frontends.torch.read import operators  # noqa: F401  registers 
 from structprune.frontends.torch.read.lower import has_rule
 from structprune.frontends.torch.record import private
 from structprune.frontends.torch.record.autocast import imagined, nesting, on_meta, region
+from structprune.frontends.torch.record.memory import ends, storage_of
 from structprune.frontends.torch.record.record import (
     Arguments,
     Call,
@@ -109,8 +110,11 @@ class Recorder:
         self.grad_modes: list[bool] = []
         self.nesting = nesting()
         self._stored: dict[int, tuple[Tensor, str]] = {}
-        self._by_storage: dict[tuple[int, Shape], str] = {}
-        self._storages: set[int] = set()
+        self._by_place: dict[tuple[int, Shape, tuple[int, ...]], str] = {}
+        # The stored tensors in each piece of memory, with the places where they begin and end.
+        self._storages: dict[int, list[tuple[int, int, Tensor]]] = {}
+        # Stored tensors that lie in the memory of another one.
+        self._within: dict[int, Tensor] = {}
         self._made: dict[tuple[int, Shape, tuple[int, ...]], Value] = {}
         self._values: dict[int, tuple[Tensor, Value]] = {}
         self._metas: dict[int, Tensor] = {}
@@ -134,8 +138,22 @@ class Recorder:
             if is_trained:
                 self._trained.add(name)
             if tensor.numel() and tensor.device.type != "meta":
-                self._storages.add(tensor.untyped_storage().data_ptr())
-                self._by_storage.setdefault((tensor.data_ptr(), tuple(tensor.shape)), name)
+                base = self._base(tensor)
+                if base is not None:
+                    self._within[id(tensor)] = base
+                    return
+                others = self._storages.setdefault(tensor.untyped_storage().data_ptr(), [])
+                others.append((*ends(tensor), tensor))
+                self._by_place.setdefault(place(tensor), name)
+
+    def _base(self, tensor: Tensor) -> Tensor | None:
+        """The stored tensor in whose memory another one lies, if there is one."""
+        storage = storage_of(tensor)
+        others = self._storages.get(storage.data_ptr()) if storage is not None and tensor.numel() else None
+        if others is None:
+            return None
+        first, last = ends(tensor)
+        return next((base for start, end, base in others if first < end and start < last and base is not tensor), None)
 
     @contextmanager
     def recording(self, model: nn.Module) -> Iterator[None]:
@@ -182,12 +200,17 @@ class Recorder:
         if isinstance(tensor, Ghost) and tensor._origin_of_ghost is not None:
             return self._detached(tensor, tensor._origin_of_ghost)
         stored = self._stored.get(id(tensor))
-        name = stored[1] if stored else self._by_storage.get((pointer(tensor), tuple(tensor.shape)))
+        if id(tensor) in self._within:
+            return self._view(tensor, self._within[id(tensor)])
+        name = stored[1] if stored else self._by_place.get(place(tensor)) if pointer(tensor) else None
         # Factory functions hand the caller another tensor over the memory that was recorded.
         made = self._made.get(place(tensor)) if name is None else None
         if made is not None:
             self._values[id(tensor)] = (tensor, made)
             return made
+        base = self._base(tensor) if name is None else None
+        if base is not None:
+            return self._view(tensor, base)
         if name is None:
             value = self.new_value(tensor, f"constant_{len(self.constants)}")
             self.constants[value] = tensor
@@ -207,12 +230,24 @@ class Recorder:
         self.calls.append(call)
         return call.outputs[0]
 
+    def _view(self, tensor: Tensor, base: Tensor) -> Value:
+        """Record how a tensor lies in the memory of a stored one: both change at once."""
+        form = tuple(tensor.shape), tensor.stride(), tensor.storage_offset()
+        if base.storage_offset():
+            raise UnsupportedModel(
+                f"{self._stored[id(base)][1]} lies in one piece of memory with other tensors, and is read there as "
+                f"another tensor of shape {list(tensor.shape)}: give it memory of its own"
+            )
+        call = Call(torch.ops.aten.as_strided.default, (self.value(base), *form), {}, [], self._where())
+        call.outputs.append(self.new_value(tensor, f"as_strided_{len(self.calls)}"))
+        self.calls.append(call)
+        return call.outputs[0]
+
     def _is_known(self, tensor: Tensor) -> bool:
         """A real tensor that no input and no trained parameter had a part in."""
         if isinstance(tensor, Ghost) or tensor.numel() > LARGEST_CONSTANT:
             return False
-        stored = self._stored.get(id(tensor))
-        return stored is None or not tensor.is_floating_point()
+        return not tensor.is_floating_point() or (id(tensor) not in self._stored and self._base(tensor) is None)
 
     def _writes_stored(self, function: Any, tensors: Sequence[Tensor]) -> bool:
         """The operator would write into the model's own memory."""
@@ -393,14 +428,6 @@ def function_writes(function: Any) -> bool:
 def is_index(tensor: Tensor) -> bool:
     """Whole numbers, more than one: a counter is no index."""
     return tensor.dtype in (torch.int32, torch.int64) and tensor.dim() > 0 and tensor.device.type != "meta"
-
-
-def storage_of(tensor: Tensor) -> UntypedStorage | None:
-    """The memory of a tensor that has some of its own."""
-    if isinstance(tensor, Ghost) or tensor.layout is not torch.strided or tensor.device.type == "meta":
-        return None
-    storage = tensor.untyped_storage()
-    return storage if storage.data_ptr() else None
 
 
 def pointer(tensor: Tensor) -> int:

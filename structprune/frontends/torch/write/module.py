@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from structprune.algebra.order import Indices
 from structprune.errors import UnsupportedModel
 from structprune.frontends.torch.read.lower import bind
+from structprune.frontends.torch.record.memory import copies_of, tied
 from structprune.frontends.torch.record.record import PLAIN, Call
 from structprune.frontends.torch.record.twin import shared
 from structprune.passes.rewrite import Rewrite
@@ -83,31 +84,35 @@ def small_copy(model: nn.Module, edits: Edits, is_filled: bool = True) -> nn.Mod
     """
     memo = copied_apart(model)
     trained = {id(parameter) for parameter in model.parameters()}
+    touched = {id(tensor) for name, tensor in stored(model) if edits.touch(name)}
+    for tensor, made in copies_of(each for key, each in tied(model).items() if key not in touched):
+        made.__dict__.update(tensor.__dict__)
+        memo[id(tensor)] = made
     for name, tensor in stored(model):
         if id(tensor) in memo or (not edits.touch(name) and (is_filled or id(tensor) not in trained)):
             continue
         is_empty = not is_filled and id(tensor) in trained
-        small = empty(tensor, edits.kept.get(name, {})) if is_empty else edits.smaller(name, tensor)
+        data = empty(tensor, edits.kept.get(name, {})) if is_empty else edits.smaller(name, tensor)
         if isinstance(tensor, nn.Parameter):
-            replacement: Tensor = nn.Parameter(small, requires_grad=tensor.requires_grad)
+            replacement: Tensor = nn.Parameter(data, requires_grad=tensor.requires_grad)
         else:
-            replacement = small.requires_grad_(tensor.requires_grad)
+            replacement = data.requires_grad_(tensor.requires_grad)
         replacement.__dict__.update(tensor.__dict__)
         memo[id(tensor)] = replacement
     try:
-        made: nn.Module = copy.deepcopy(model, memo)
+        small: nn.Module = copy.deepcopy(model, memo)
     except Exception as error:
         raise UnsupportedModel(
             f"{type(model).__name__} cannot be deep-copied ({type(error).__name__}: {error}). "
             "Take out of it what cannot be copied (open files, tensors computed with gradients) before shrinking."
         ) from error
-    same = next(shared(model, made), None)
+    same = next(shared(model, small), None)
     if same is not None:
         raise UnsupportedModel(
             f"{same or 'the model'} is its own copy: its class has a __deepcopy__ that gives back the original, which "
             "would be cut. Let it make a copy."
         )
-    return made
+    return small
 
 
 Unmended = list[tuple[nn.Module, type, dict[str, Any]]]
@@ -129,12 +134,15 @@ def resize(small: nn.Module, model: nn.Module, edits: Edits) -> None:
     """Give an unfilled copy other sizes."""
     originals = dict(stored(model))
     trained = {id(parameter) for parameter in small.parameters()}
+    tied_ones = tied(model)
     # Edits name a tensor that has several names by the first of them.
     first_names = {id(tensor): name for name, tensor in reversed(list(stored(small)))}
     for name, tensor in stored(small):
         if first_names[id(tensor)] != name:
             continue
         original = originals[name]
+        if id(original) in tied_ones and not edits.touch(name):
+            continue
         if id(tensor) in trained:
             tensor.data = empty(original, edits.kept.get(name, {}))
         else:
@@ -148,9 +156,11 @@ def empty(tensor: Tensor, axes: Mapping[int, Indices]) -> Tensor:
 
 def fill(small: nn.Module, model: nn.Module, edits: Edits) -> None:
     """Give the parameters of an unfilled copy their values."""
-    originals = dict(stored(model))
+    originals, tied_ones = dict(stored(model)), tied(model)
     for name, parameter in small.named_parameters():
-        parameter.data = edits.smaller(name, originals[name])
+        # What shares memory shares it in the copy, which is whole.
+        if id(originals[name]) not in tied_ones or edits.touch(name):
+            parameter.data = edits.smaller(name, originals[name])
 
 
 def copied_apart(model: nn.Module) -> dict[int, Any]:
