@@ -8,15 +8,12 @@ cannot go on, and one real run is recorded in their place.
 
 from __future__ import annotations
 
-import inspect
-import os
 import pickle
 import random
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 from weakref import ref
 
@@ -29,6 +26,7 @@ from structprune.frontends.torch.read import operators  # noqa: F401  registers 
 from structprune.frontends.torch.read.lower import has_rule
 from structprune.frontends.torch.record import private
 from structprune.frontends.torch.record.autocast import imagined, nesting, on_meta, region
+from structprune.frontends.torch.record.exported import record_by_export
 from structprune.frontends.torch.record.memory import ends, storage_of
 from structprune.frontends.torch.record.record import (
     Arguments,
@@ -41,14 +39,12 @@ from structprune.frontends.torch.record.record import (
 )
 from structprune.frontends.torch.record.result import form, results_in
 from structprune.frontends.torch.record.shape import quick_shape
-from structprune.frontends.torch.record.surroundings import module_names, untouched
+from structprune.frontends.torch.record.surroundings import NOT_THE_USERS, module_names, positional_names, untouched
 from structprune.frontends.torch.record.survivor import check_survivors, forget_frames
 from structprune.graph.graph import Shape, Value, Where
 from structprune.graph.operator import RULES
 from structprune.graph.progress import doing
 
-# Frames of torch and of this package say nothing about the user's code.
-NOT_THE_USERS = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parents[3]}{os.sep}")
 # Operators that read by index.
 READERS = frozenset(("index", "index_select", "gather", "take_along_dim"))
 # Operators whose second tensor lends its shape and nothing else.
@@ -517,6 +513,8 @@ def record(
     `answers` are those of another real run: where data decide, this one follows it. `known` is a recording
     of the same model: parameters are the values that it has for them.
     """
+    if not private.is_available:
+        return record_slowly(model, inputs, is_real, known, training)
     with private.LOCK:
         copied: nn.Module | None = None
         start = len(BORN)
@@ -538,6 +536,18 @@ def record(
             raise failed
         finally:
             del failed  # it holds this frame, and this frame it
+
+
+def record_slowly(
+    model: nn.Module, inputs: Arguments, is_real: bool, known: Capture | None, training: bool
+) -> Capture:
+    """The way for a torch without the private names of the quick one."""
+    if is_real:
+        raise UnsupportedModel(
+            f"torch {torch.__version__} lacks {', '.join(private.missing)}: models are recorded by torch.export there, "
+            f"which does not take this {type(model).__name__}. Use a torch that this structprune knows."
+        )
+    return record_by_export(model, inputs, known, training)
 
 
 def recorded(
@@ -598,12 +608,6 @@ def recorded(
         strides=recorder.strides,
         module_types={name: type(module) for name, module in model.named_modules()},
     )
-
-
-def positional_names(model: nn.Module) -> list[str]:
-    """How the model's forward calls its positional arguments."""
-    parameters = inspect.signature(model.forward).parameters.values()
-    return [each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
 
 
 def elsewhere_drawn() -> bytes:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+import os
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from threading import get_ident
 from typing import Any
 
@@ -15,6 +18,9 @@ from torch import nn
 from structprune.frontends.torch.record import private
 from structprune.frontends.torch.record.outside import contents_kept, outside_as_found
 from structprune.frontends.torch.record.twin import twin
+
+# Frames of torch and of this package say nothing about the user's code.
+NOT_THE_USERS = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parents[3]}{os.sep}")
 
 
 @contextmanager
@@ -85,3 +91,9 @@ def module_names(model: nn.Module, stack: list[str]) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def positional_names(model: nn.Module) -> list[str]:
+    """How the model's forward calls its positional arguments."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    return [each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
