@@ -47,7 +47,7 @@ def shrink(
     only: Sequence[str] = (),
     align: int | str | None = None,
     output: str = "auto",
-    verify: str | None = "shapes",
+    verify: str | None = "numeric",
     seed: int = 0,
     progress: bool | None = None,
     output_path: str | os.PathLike[str] | None = None,
@@ -104,7 +104,7 @@ def plan(
     only: Sequence[str] = (),
     align: int | str | None = None,
     output: str = "auto",
-    verify: str | None = "shapes",
+    verify: str | None = "numeric",
     seed: int = 0,
     progress: bool | None = None,
 ) -> Plan:
@@ -154,7 +154,7 @@ def decide(
     only: Sequence[str] = (),
     align: int | str | None = None,
     output: str = "auto",
-    verify: str | None = "shapes",
+    verify: str | None = "numeric",
     seed: int = 0,
     note: str = "",
 ) -> Decision:

@@ -9,6 +9,7 @@ gives with the original whose removed slices are zeroed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from structprune.errors import VerificationError
 from structprune.frontends import read
 from structprune.frontends.protocol import Constraints
 from structprune.passes.group import Group
+from structprune.passes.verify import verify
 from structprune.views.analysis import Analysis
 
 
@@ -58,15 +60,14 @@ def compare_kept(analysis: Analysis, groups: Sequence[Group], kept: Kept, tolera
 
     names = ", ".join(group.name for group in groups[:3])
     realized = analysis.frontend.realize(analysis.solution, choose, "graph")
+    frontend = analysis.frontend
+    trials = (replace(trial, tolerance=tolerance) for trial in frontend.trials(realized, realized.finish(True)))
     try:
-        error = analysis.frontend.error(realized.rewrite, realized.finish(True))
-    except (RuntimeError, IndexError, ValueError) as problem:
+        found = verify(trials, frontend.model_name)
+    except VerificationError as problem:
         raise VerificationError(
-            f"without indices of {names} the computation raises {type(problem).__name__}: {problem}. "
-            "A rule of an operator along these groups says what is not true."
+            f"removing indices of {names} does not equal zeroing them: {problem} "
+            "A rule of an operator along these groups (see analyze(...).explain) says what is not true."
         ) from problem
-    if not error <= tolerance:
-        raise VerificationError(
-            f"removing indices of {names} does not equal zeroing them: the outputs differ by {error:.3g} of the "
-            "largest. A rule of an operator along these groups (see analyze(...).explain) says what is not true."
-        )
+    if found.error is None:
+        raise VerificationError(f"without indices of {names} nothing can be compared: {found.note}")

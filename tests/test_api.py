@@ -46,7 +46,7 @@ OPTIONS = {
     "only": (),
     "align": None,
     "output": "auto",
-    "verify": "shapes",
+    "verify": "numeric",
 }
 
 

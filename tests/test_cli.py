@@ -809,9 +809,13 @@ def test_progress_on_a_terminal_alone(call: Any, monkeypatch: pytest.MonkeyPatch
 
 def test_a_failed_verification(call: Any, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from structprune.frontends.torch.front import TorchFrontend
+    from structprune.passes.verify import Trial
 
-    monkeypatch.setattr(TorchFrontend, "error", lambda *details: 0.5)
-    code, out, error = call("shrink", "nets:build", "o.pt2", "--ratio", 0.5, "--verify", "numeric")
+    def apart(*details: Any) -> list[Trial]:
+        return [Trial("x", "float64", 1e-9, lambda seed: {"y": np.ones(2)}, lambda: {"y": np.full(2, 0.5)})]
+
+    monkeypatch.setattr(TorchFrontend, "trials", apart)
+    code, out, error = call("shrink", "nets:build", "o.pt2", "--ratio", 0.5)
     assert (code, out, names(here)) == (Exit.VERIFICATION, "", set()) and "0.5" in error
 
 

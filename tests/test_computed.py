@@ -82,9 +82,9 @@ def test_numeric_verification_detects_a_wrong_rule(output: str, monkeypatch: pyt
     kinds = {op.kind for op in structprune.analyze(model, x).solution.graph.ops if op.name == "cumsum"}
     assert len(kinds) == 1
     monkeypatch.setitem(RULES, kinds.pop(), every_index_for_itself)
-    structprune.shrink(model, 0.5, x, output=output)
+    structprune.shrink(model, 0.5, x, output=output, verify="shapes")
     with pytest.raises(VerificationError, match="differs from the original"):
-        structprune.shrink(model, 0.5, x, output=output, verify="numeric")
+        structprune.shrink(model, 0.5, x, output=output)
 
 
 @pytest.mark.parametrize("name", models_zoo.names())

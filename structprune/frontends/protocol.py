@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -11,6 +11,7 @@ from structprune.graph.graph import Graph, Shape
 from structprune.passes.propagate import Solution
 from structprune.passes.rewrite import Rewrite
 from structprune.passes.select import Tie
+from structprune.passes.verify import Trial
 
 
 @dataclass(slots=True)
@@ -68,6 +69,13 @@ class Frontend(Protocol):
     def shapes(self) -> Mapping[str, Shape]:
         """Every stored tensor's shape, used or not."""
 
+    @property
+    def recorded_on(self) -> str:
+        """The shapes of the inputs that the model was recorded on, and where they came from."""
+
+    def trained(self) -> Iterable[str]:
+        """The names of what is trained, shared ones once."""
+
     def free(self, solution: Solution) -> Mapping[Dim, Mask]:
         """Which indices can be removed without any change: constants that a bias behind them takes over."""
 
@@ -77,8 +85,8 @@ class Frontend(Protocol):
     def realize(self, solution: Solution, choose: Choose, output: str) -> Realized:
         """Find a choice that the model can take, and build the result."""
 
-    def error(self, rewrite: Rewrite, small: Any) -> float:
-        """How far the small model is from the original with its removed slices zeroed."""
+    def trials(self, realized: Realized, small: Any) -> Iterator[Trial]:
+        """Ways to compare the small model with the original whose removed slices are zeroed, the best first."""
 
     def deliver(self, small: Any, output_path: Any, force: bool) -> Any:
         """The small model as the caller wants it: written to a file, or in the form in which the model was given."""

@@ -70,6 +70,12 @@ class Analysis:
         read = (value for value in self.solution.graph.parameters.values() if value.is_trained)
         return self.frontend.total - sum(prod(value.shape) for value in read)
 
+    @property
+    def unread_names(self) -> tuple[str, ...]:
+        """Their names."""
+        read = self.solution.graph.parameters
+        return tuple(name for name in self.frontend.trained() if name not in read)
+
     @cached_property
     def partly_frozen(self) -> list[tuple[Freeze, int]]:
         """Causes that hold one width of a parameter whose other width is free, with its entries."""

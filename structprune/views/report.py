@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from structprune.errors import printed
 from structprune.passes.rewrite import Rewrite
 from structprune.views.analysis import Analysis
+
+MOST_NAMES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,16 @@ class Report:
     note: str = ""
     # How far the result is from the zeroed original, in units of the largest output, where that was measured.
     error: float | None = None
+    # The same in words: on what, in which type, or why nothing could be compared.
+    verification: str = ""
+    # What it was recorded on, and where that came from.
+    inputs: str = ""
+    # Trained parameters that nothing reads on these inputs.
+    unread: tuple[str, ...] = ()
+    # Conditions under which the code does something else than was recorded.
+    branches: tuple[str, ...] = ()
+    # Operators whose statistics run over what is removed.
+    inexact: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -75,6 +88,7 @@ class Report:
             f"  {len(self.cuts)} groups cut; "
             + (
                 f"{len(inexact)} of them change the statistics of a normalisation"
+                + (f" ({listed(self.inexact)})" if self.inexact else "")
                 if inexact
                 else "removing equals zeroing"
             )
@@ -85,9 +99,20 @@ class Report:
         result = {"module": f"a {self.model}", "graph": "a torch.fx.GraphModule", "onnx": "an ONNX model"}
         own = f"the result is {result[self.kind]}"
         lines.append(f"  {own}" + (f": {self.note}" if self.note else ""))
-        if self.error is not None:
-            lines.append(f"  verified: {self.error:.1e} of the largest output away from the zeroed original")
+        if self.inputs:
+            lines.append(f"  recorded on {self.inputs}")
+        if self.unread:
+            lines.append(f"  not read on these inputs, and left as they are: {listed(self.unread)}")
+        lines.extend(f"  not recorded, and left as it is: {branch}" for branch in self.branches)
+        if self.verification:
+            lines.append(f"  {self.verification}")
         return printed(lines)
+
+
+def listed(names: Sequence[str]) -> str:
+    """A few names, and how many more."""
+    more = f" and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(names[:MOST_NAMES]) + more
 
 
 def shape(sizes: tuple[int, ...]) -> str:
@@ -132,4 +157,9 @@ def make_report(analysis: Analysis, rewrite: Rewrite, of: str, asked: float, kin
             if dim in rewrite.kept
         ),
         note=note,
+        inputs=analysis.frontend.recorded_on,
+        unread=analysis.unread_names,
+        inexact=tuple(
+            dict.fromkeys(op.name for group in analysis.groups if group.dim in counts for op in group.inexact)
+        ),
     )

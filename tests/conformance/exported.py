@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from structprune.api import decide
 from structprune.frontends.onnx.write.oracle import ONLY_FATAL
 from structprune.frontends.torch.record.record import tensors_in
+from structprune.passes.verify import verify
 from tests.conformance.catalog import Case, cases, one_of_each_family
 from tests.conformance.rival import LIMIT, Outcome, outcome
 from tests.conformance.run import HEADER, RATIO, Row, TookTooLong, conclude, table_parser, time_limit
@@ -128,7 +129,7 @@ def check(name: str, path: Path, arrays: Sequence[Any]) -> Row:
     else:
         if (found := run(written, with_one_more(arrays))) != expected:
             raise AssertionError(f"with one sample more it gives {found}, not {expected}")
-    error = analysis.frontend.error(realized.rewrite, small)
+    error = verify(analysis.frontend.trials(realized, small), name).error
     assert plan.report is not None
     before, after = plan.report.parameters
     shares = sum(share for _, share in plan.report.frozen[:1])

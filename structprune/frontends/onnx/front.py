@@ -24,13 +24,16 @@ from structprune.frontends.onnx.record.file import give_back, innermost, is_same
 from structprune.frontends.onnx.record.inputs import Examples, data, describe, examples, is_open, restore, traced
 from structprune.frontends.onnx.record.trace import Numbers, Trace, Type, run_order, sizes, trace
 from structprune.frontends.onnx.write.file import save
-from structprune.frontends.onnx.write.oracle import Zeroed, largest_error, run, run_inside
+from structprune.frontends.onnx.write.oracle import Zeroed, run_inside
 from structprune.frontends.onnx.write.small import Conflict, Shrinker, Small
-from structprune.frontends.onnx.write.widen import can_be_double, widened
+from structprune.frontends.onnx.write.trial import impossible, trial
+from structprune.frontends.onnx.write.widen import can_be_double
 from structprune.frontends.protocol import Choose, Constraints, Described, Realized
 from structprune.graph.graph import Graph, Shape, Value
+from structprune.passes.measure import macs
 from structprune.passes.propagate import Solution
 from structprune.passes.rewrite import Rewrite
+from structprune.passes.verify import CHEAP, NO_LARGER, SHARE_DOUBLE, Trial, free_memory, too_large
 
 # How far the result may be from the zeroed original, in units of its largest output.
 TOLERANCES = {
@@ -119,6 +122,19 @@ class OnnxFrontend:
     def free(self, solution: Solution) -> Mapping[Dim, Mask]:
         """Exporters fold constants themselves: none are looked for."""
         return {}
+
+    def trained(self) -> Iterable[str]:
+        return [name for name, each in self.weights.items() if each.dtype in COMPUTED and each.size > 1]
+
+    @property
+    def recorded_on(self) -> str:
+        shapes = [f"{name}: {'x'.join(map(str, known.shape))}" for name, known in self.named_shapes()]
+        more = f" and {len(shapes) - 4} more" if len(shapes) > 4 else ""
+        origin = "given" if len(self.given) == len(shapes) else "guessed where the model leaves them open"
+        return f"inputs of {', '.join(shapes[:4])}{more} ({origin})"
+
+    def named_shapes(self) -> list[tuple[str, Type]]:
+        return [(printable(value.name), known) for value, known in self.shapes_of_inputs.items()]
 
     def inputs(self) -> Any:
         return describe(self.shapes_of_inputs)
@@ -222,24 +238,42 @@ class OnnxFrontend:
         inputs = {shrinker.values[value]: known for value, known in shapes.items()}
         return trace(shrinker.model, inputs, observed)
 
-    def error(self, rewrite: Rewrite, small: ir.Model) -> float:
-        """In double precision where onnxruntime has all operators in it; half precision is computed in single."""
-        feeds = data(self.model, self.shapes_of_inputs, self.given)
-        whole = Zeroed(self.lowering, rewrite, self.fixed).build()
-        if can_be_double(whole):
-            try:
-                wide = {name: array.astype(np.float64) if array.dtype.kind == "f" else array
-                        for name, array in feeds.items()}  # fmt: skip
-                both = (widened(each, ir.DataType.DOUBLE) for each in (whole, small))
-                return largest_error(*(run(each, wide, is_plain=True) for each in both))
-            except CaptureError:
-                pass  # an operator that exists in single precision only
-        if self.has_half:
-            feeds = {name: array.astype(np.float32) if array.dtype.itemsize == 2 else array
-                     for name, array in feeds.items()}  # fmt: skip
-            whole, small = (widened(each, ir.DataType.FLOAT) for each in (whole, small))
-        # Plain, both of them: what onnxruntime fuses, it computes in other ways or in fewer bits.
-        return largest_error(run(whole, feeds, is_plain=True), run(small, feeds, is_plain=True))
+    def trials(self, realized: Realized, small: ir.Model) -> Iterator[Trial]:
+        """In float64 where onnxruntime has all operators in it; half precision is computed in single."""
+        numbers = sum(each.size for each in self.weights.values())
+        if why := too_large(sum(each.nbytes for each in self.weights.values()), free_memory()):
+            yield impossible(self.recorded_on, why)
+            return
+        whole = Zeroed(self.lowering, realized.rewrite, self.fixed).build()
+        own = ir.DataType.FLOAT if self.has_half else None
+        work = macs(realized.rewrite.solution).whole
+        has_room = 8 * numbers <= SHARE_DOUBLE * free_memory() and work <= CHEAP
+        kinds = [ir.DataType.DOUBLE, own] if has_room and can_be_double(whole) and can_be_double(small) else [own]
+        sizes = [(self.shapes_of_inputs, False)]
+        others = self.sizes_nearby()
+        if others is not None and work * growth(self.shapes_of_inputs, others) <= max(CHEAP, NO_LARGER * work):
+            sizes.insert(0, (others, True))
+        for shapes, elsewhere in sizes:
+            feeds = data(self.model, shapes, self.given)
+            for kind in kinds:
+                yield trial(whole, small, feeds, kind, self.tolerance, elsewhere)
+
+    def sizes_nearby(self) -> dict[ir.Value, Type] | None:
+        """Other sizes that every node accepts, where the model leaves some open."""
+        for all_axes in (True, False):
+            shapes = {
+                value: Type(
+                    tuple(
+                        nearby(size, axis, all_axes) if value.shape is None or is_open(value.shape[axis]) else size
+                        for axis, size in enumerate(known.shape)
+                    ),
+                    known.dtype,
+                )
+                for value, known in self.shapes_of_inputs.items()
+            }
+            if shapes != self.shapes_of_inputs and not trace(self.model, shapes).problems:
+                return shapes
+        return None
 
     @property
     def has_half(self) -> bool:
@@ -313,6 +347,21 @@ def materialize(model: ir.Model) -> None:
     for slot in slots(model):
         if isinstance(slot.tensor, ir.LazyTensor):
             slot.put(ir.Tensor(slot.tensor.numpy(), dtype=slot.tensor.dtype, name=slot.tensor.name))
+
+
+def growth(before: Mapping[ir.Value, Type], after: Mapping[ir.Value, Type]) -> float:
+    """How many times as many numbers go in."""
+    old, new = (sum(prod(each.shape) for each in shapes.values()) for shapes in (before, after))
+    return new / max(old, 1)
+
+
+def nearby(size: int, axis: int, all_axes: bool) -> int:
+    """Another number of samples; about three quarters of other sizes, in multiples of 32 where those are large."""
+    if axis == 0:
+        return 2 if size != 2 else 3
+    if not all_axes:
+        return size
+    return size * 3 // 4 // 32 * 32 if size >= 64 else max(1, size * 3 // 4)
 
 
 def other_size(size: int, axis: int) -> int:

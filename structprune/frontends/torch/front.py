@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property, partial
 from math import prod
 from typing import Any
@@ -20,9 +19,7 @@ from structprune.frontends.torch.read.lower import lower
 from structprune.frontends.torch.record import private
 from structprune.frontends.torch.record.capture import capture
 from structprune.frontends.torch.record.inputs import describe, read, restore
-from structprune.frontends.torch.record.record import Arguments, Capture, Stopped, map_tensors, tensors_in
-from structprune.frontends.torch.record.result import results_in
-from structprune.frontends.torch.record.surroundings import untouched
+from structprune.frontends.torch.record.record import Arguments, Capture, Stopped
 from structprune.frontends.torch.record.training import (
     EVAL_MODE,
     choice_for_graph,
@@ -35,16 +32,13 @@ from structprune.frontends.torch.write.constant import Constants
 from structprune.frontends.torch.write.follow import constants
 from structprune.frontends.torch.write.graph_module import as_graph_module, build_graph_module, other_runs
 from structprune.frontends.torch.write.module import arrays, sliced, stored
-from structprune.frontends.torch.write.oracle import (
-    expected_outputs,
-    largest_error,
-    outputs_of_own_code,
-    same_chance,
-    zeroed,
-)
+from structprune.frontends.torch.write.oracle import zeroed
+from structprune.frontends.torch.write.trial import Trials, shown
 from structprune.graph.graph import Graph, Shape
+from structprune.passes.measure import macs
 from structprune.passes.propagate import Solution
 from structprune.passes.rewrite import Rewrite
+from structprune.passes.verify import Trial
 
 # How far the result may be from the zeroed original, in units of its largest output.
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
@@ -56,8 +50,9 @@ class TorchFrontend:
     block_of_convolutions = 1
     follows_the_model = True
 
-    def __init__(self, model: nn.Module, arguments: Arguments, capture: Capture) -> None:
+    def __init__(self, model: nn.Module, arguments: Arguments, capture: Capture, origin: str = "given") -> None:
         self.model = model
+        self.origin = origin
         self.arguments = arguments
         self.capture = capture
         self.captures = [capture, *further_heads(model, arguments, capture)]
@@ -80,7 +75,7 @@ class TorchFrontend:
         if isinstance(example_inputs, Described):
             device = next(model.parameters()).device
             arguments = restore(example_inputs.data, device)
-            return cls(model, arguments, capture(model, arguments))
+            return cls(model, arguments, capture(model, arguments), "as the plan describes them")
         return cls(model, *read(model, example_inputs))
 
     def arrays(self, names: Iterable[str]) -> Mapping[str, Tensor]:
@@ -90,6 +85,14 @@ class TorchFrontend:
 
     def shapes(self) -> Mapping[str, Shape]:
         return {name: tuple(tensor.shape) for name, tensor in stored(self.model)}
+
+    @property
+    def recorded_on(self) -> str:
+        return f"{shown(self.arguments)} ({self.origin})"
+
+    def trained(self) -> Iterable[str]:
+        first = self.capture.aliases
+        return [name for name, _ in self.model.named_parameters() if first.get(name, name) == name]
 
     def inputs(self) -> Any:
         return describe(self.arguments, with_values=self.capture.is_real)
@@ -198,65 +201,19 @@ class TorchFrontend:
     def deliver(self, small: nn.Module, output_path: Any, force: bool) -> nn.Module:
         return small
 
-    def error(self, rewrite: Rewrite, small: nn.Module) -> float:
-        arguments = map_tensors(self.arguments[0], noise), map_tensors(self.arguments[1], noise)
+    def trials(self, realized: Realized, small: nn.Module) -> Iterator[Trial]:
+        """The zeroed original's own code against the result."""
+        rewrite = realized.rewrite
         # Constants that were folded into biases live on: in the original they are not zeroed.
         kept = Rewrite(rewrite.solution, self.constants(rewrite.solution).kept(rewrite))
-        values = zeroed(arrays(self.model, rewrite.solution.graph.parameters), kept)
-        if self.is_bound_to_data():
-            return self.error_of_own_code(rewrite, values, small, arguments)
-        with same_chance(self.model):
-            expected = expected_outputs(self.capture, rewrite, values, list(tensors_in(arguments)))
-        return largest_error(expected, outputs_in_eval_mode(small, arguments))
 
-    def error_of_own_code(
-        self, rewrite: Rewrite, values: Mapping[str, Tensor], small: nn.Module, arguments: Arguments
-    ) -> float:
-        """No recorded graph stands for a model bound to data: its own code runs on zeroed parameters.
+        def values() -> Mapping[str, Tensor]:
+            changed = {name for name in kept.edits() if rewrite.solution.graph.parameters[name].is_trained}
+            return zeroed(arrays(self.model, changed), kept)
 
-        Both run in float64 where the code allows: rounding would choose between scores that are nearly equal, and
-        so another path.
-        """
-        whole = copy.deepcopy(self.model).eval()
-        for name, tensor in stored(whole):
-            if name in values:
-                tensor.data = values[name]
-        try:
-            return error_between(whole, small, rewrite, arguments, as_double)
-        except RuntimeError:  # the code casts to a type of its own
-            return error_between(whole, small, rewrite, arguments, lambda tensor: tensor)
-
-
-def error_between(
-    whole: nn.Module, small: nn.Module, rewrite: Rewrite, arguments: Arguments, cast: Callable[[Tensor], Tensor]
-) -> float:
-    """How far two models' own codes are apart, everything cast."""
-    whole, small = copy.deepcopy(whole), copy.deepcopy(small)
-    for model in (whole, small):
-        model._apply(cast)  # type: ignore[no-untyped-call]
-    given = map_tensors(arguments[0], cast), map_tensors(arguments[1], cast)
-    with same_chance(whole):
-        expected = outputs_of_own_code(whole, rewrite, given)
-    return largest_error(expected, outputs_in_eval_mode(small, given))
-
-
-def outputs_in_eval_mode(model: nn.Module, arguments: Arguments) -> list[Tensor]:
-    with torch.no_grad(), same_chance(model), untouched(model, with_buffers=True) as copied:
-        for module in copied.modules():
-            vars(module)["training"] = False
-        return list(results_in(copied(*arguments[0], **arguments[1])))
-
-
-def as_double(tensor: Tensor) -> Tensor:
-    return tensor.double() if tensor.is_floating_point() else tensor
-
-
-def noise(tensor: Tensor) -> Tensor:
-    """The example itself, or noise where a guess left nothing but zeros."""
-    if not tensor.is_floating_point() or tensor.any():
-        return tensor
-    generator = torch.Generator("cpu").manual_seed(0)
-    return torch.randn(tensor.shape, generator=generator, dtype=torch.float64, device="cpu").to(tensor)
+        work = macs(rewrite.solution).whole
+        found = Trials(self.model, self.arguments, self.capture, rewrite, values, self.tolerance, work)
+        yield from found.of(small, realized.kind == "module")
 
 
 def refuse(model: nn.Module) -> None:

@@ -130,10 +130,18 @@ def data(model: ir.Model, shapes: Mapping[ir.Value, Type], given: Examples) -> d
         name, known = str(value.name), shapes[value]
         example = given.get(name)
         if isinstance(example, np.ndarray):
-            found[name] = example.astype(known.dtype.numpy(), copy=False)
+            found[name] = resized(example, known.shape).astype(known.dtype.numpy(), copy=False)
         else:
             found[name] = made_up(value, known, generator)
     return found
+
+
+def resized(example: Numbers, shape: Sequence[int]) -> Numbers:
+    """Entries that are there already, repeated or left out along each axis."""
+    for axis, (size, new) in enumerate(zip(example.shape, shape, strict=True)):
+        if new != size:
+            example = np.take(example, np.arange(new) % size, axis=axis)
+    return example
 
 
 def made_up(value: ir.Value, known: Type, generator: np.random.Generator) -> Numbers:

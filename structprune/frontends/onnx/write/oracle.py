@@ -158,22 +158,3 @@ def zeroed(tensor: ir.TensorProtocol, axes: Mapping[int, Indices], fill: Numbers
         front = np.moveaxis(array, axis, 0)
         front[is_removed] = 0 if fill is None else np.moveaxis(np.broadcast_to(fill, array.shape), axis, 0)[is_removed]
     return ir.Tensor(array, dtype=tensor.dtype, name=tensor.name)
-
-
-def largest_error(expected: Sequence[Any], found: Sequence[Any]) -> float:
-    """The largest difference, in units of the largest entry of each output."""
-    worst = 0.0
-    for a, b in zip(expected, found, strict=True):
-        if not isinstance(a, np.ndarray) or not a.size:
-            continue
-        if a.shape != b.shape:
-            return float("inf")
-        if a.dtype.kind in "iub":
-            continue
-        a, b = a.astype(np.float64), b.astype(np.float64)
-        both = np.isfinite(a) & np.isfinite(b)
-        if not np.array_equal(np.isfinite(a), np.isfinite(b)):
-            return float("inf")
-        if both.any():
-            worst = max(worst, float(np.abs(a - b)[both].max()) / (float(np.abs(a[both]).max()) or 1.0))
-    return worst

@@ -17,11 +17,11 @@ IMAGE_SIZES = (224, 64, 32, 28, 256, 299)
 LENGTHS = (16, 128, 1024, 16000)
 
 
-def read(model: nn.Module, example_inputs: Any) -> tuple[Arguments, Capture]:
-    """The inputs as (arguments, keywords), and the model recorded on them."""
+def read(model: nn.Module, example_inputs: Any) -> tuple[Arguments, Capture, str]:
+    """The inputs as (arguments, keywords), the model recorded on them, and where they came from."""
     if example_inputs is not None:
         arguments = as_arguments(example_inputs)
-        return arguments, capture(model, arguments)
+        return arguments, capture(model, arguments), "given"
     tried: list[str] = []
     for name, guess in guesses(model):
         try:
@@ -32,7 +32,7 @@ def read(model: nn.Module, example_inputs: Any) -> tuple[Arguments, Capture]:
             tried.append(f"{name} ({first_line(error)})")
             continue
         if found.calls and any(call.tensors() for call in found.calls):
-            return arguments, found
+            return arguments, found, f"guessed: {name}"
     attempts = "; ".join(tried) or "nothing in the model says what it takes"
     raise CaptureError(f"No inputs were given, and none that were tried ran: {attempts}. Pass example_inputs=...")
 

@@ -19,8 +19,7 @@ from structprune.frontends.torch.record import private
 from structprune.frontends.torch.record.autocast import perform
 from structprune.frontends.torch.record.capture import Recorder
 from structprune.frontends.torch.record.program import Program, inner, stored_name
-from structprune.frontends.torch.record.record import Arguments, Call, Capture, tensors_in
-from structprune.frontends.torch.record.result import results_in
+from structprune.frontends.torch.record.record import Call, Capture, tensors_in
 from structprune.frontends.torch.write.module import new_arguments
 from structprune.graph.graph import Op, Value, Where
 from structprune.passes.rewrite import Rewrite
@@ -30,7 +29,7 @@ def zeroed(parameters: Mapping[str, Tensor], rewrite: Rewrite) -> dict[str, Tens
     """The trained parameters with everything that the rewrite removes set to zero; buffers as they are."""
     result = dict(parameters)
     for name, axes in rewrite.edits().items():
-        if not rewrite.solution.graph.parameters[name].is_trained:
+        if name not in parameters or not rewrite.solution.graph.parameters[name].is_trained:
             continue
         tensor = parameters[name].detach().clone()
         for axis, kept in axes.items():
@@ -132,13 +131,6 @@ class Interceptor(Recorder):
         return over_kept(op, args, kwargs, self.rewrite) if id(op) in self.changed else function(*args, **kwargs)
 
 
-def outputs_of_own_code(model: nn.Module, rewrite: Rewrite, inputs: Arguments) -> list[Tensor]:
-    """What the zeroed model itself gives."""
-    interceptor = Interceptor(model, rewrite)
-    with interceptor.recording(model):
-        return list(results_in(model(*inputs[0], **inputs[1])))
-
-
 def over_kept(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], rewrite: Rewrite) -> Any:
     """Run the small operator on the kept entries, and spread its results over zeros."""
     call: Call = op.source[0]
@@ -176,18 +168,3 @@ def scattered(small: Tensor, value: Value, rewrite: Rewrite) -> Tensor:
             whole = small.new_zeros(shape)
             small = whole.index_copy_(axis, torch.from_numpy(kept).to(small.device), small)
     return small
-
-
-def largest_error(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
-    """The largest difference, in units of the largest entry of each output."""
-    worst = 0.0
-    for a, b in zip(expected, found, strict=True):
-        if a.shape != b.shape:
-            return float("inf")
-        if a.numel() and (a.is_floating_point() or a.is_complex()):
-            both = torch.isfinite(a) & torch.isfinite(b)
-            if not torch.equal(torch.isfinite(a), torch.isfinite(b)):
-                return float("inf")
-            scale = a[both].abs().max().item() if both.any() else 1.0
-            worst = max(worst, ((a - b)[both].abs().max().item() if both.any() else 0.0) / (scale or 1.0))
-    return worst
