@@ -24,12 +24,11 @@ SEEDS = (1, 2, 3)
 REPORT = "This is a bug in structprune; please report it"
 WAY_OUT = "(verify='shapes' gives the result unchecked, and exclude=[...] keeps parameters whole)"
 
-
 # The shares of the memory that is free which a copy in double precision may take, and one in the model's own types.
 SHARE_DOUBLE, SHARE_OWN = 0.25, 0.5
-# Multiply-accumulates of a forward pass that are nothing to speak of: half a second in float64. Beyond, float32 serves,
+# Multiply-accumulates of a forward pass that take a quarter of a second in float64. Beyond, its own types serve,
 # and inputs of other sizes are computed only if they are no larger than those that were given.
-CHEAP, NO_LARGER = 2e9, 1.25
+CHEAP, NO_LARGER = 1e9, 1.25
 
 
 class CannotRun(Exception):
