@@ -12,7 +12,7 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 import structprune
-from structprune.frontends.onnx import front
+from structprune.frontends.onnx.write import trial
 from structprune.testing import check
 from tests.onnx.build import build, weights
 from tests.test_rules import ONLY_IN_ONNX
@@ -386,7 +386,7 @@ def test_recurrent_layers_with_their_batch_first(name: str, gates: int, monkeypa
     def run(model: ir.Model, feeds: Any, is_plain: bool = False) -> Any:
         return ReferenceEvaluator(ir.to_proto(model)).run(None, dict(feeds))
 
-    monkeypatch.setattr(front, "run", run)
+    monkeypatch.setattr(trial, "run", run)
     body = f"h, l = {name} <hidden_size = 4, layout = 1> (x, w, r, b, , s)\na = Squeeze (h, two)\nc = Add (a, l)\ny = MatMul (c, wh)"
     shapes = {"w": (1, gates * 4, 6), "r": (1, gates * 4, 4), "b": (1, gates * 8), "s": (2, 1, 4), "wh": (4, 5)}
     model = build("(float[2, 7, 6] x) => (float[2, 7, 5] y)", body, {**weights(shapes), "two": ints(2)})
