@@ -77,7 +77,8 @@ def judged(whole: ModelProto, small: ModelProto, inputs: str) -> Outcome:
         found = run(small, given)
     except Exception:  # onnxruntime raises many kinds; whichever it is, that is the table's entry
         return Outcome(removed, "refused")
-    expected, results = (dict(zip("abcdefgh", each, strict=False)) for each in (run(zeroed(whole, small), given), found))
+    both = run(zeroed(whole, small), given), found
+    expected, results = (dict(zip("abcdefgh", each, strict=False)) for each in both)
     is_right = largest_difference(expected, results).error <= LIMIT
     return Outcome(removed, "right" if is_right else "runs")
 
