@@ -27,7 +27,7 @@ from structprune.frontends.torch.read.lower import has_rule
 from structprune.frontends.torch.record import private
 from structprune.frontends.torch.record.autocast import imagined, nesting, on_meta, region
 from structprune.frontends.torch.record.exported import record_by_export
-from structprune.frontends.torch.record.memory import ends, storage_of
+from structprune.frontends.torch.record.memory import overlap, storage_of
 from structprune.frontends.torch.record.record import (
     Arguments,
     Call,
@@ -106,9 +106,8 @@ class Recorder:
         self.grad_modes: list[bool] = []
         self.nesting = nesting()
         self._stored: dict[int, tuple[Tensor, str]] = {}
-        self._by_place: dict[tuple[int, Shape, tuple[int, ...]], str] = {}
-        # The stored tensors in each piece of memory, with the places where they begin and end.
-        self._storages: dict[int, list[tuple[int, int, Tensor]]] = {}
+        # The stored tensors in each piece of memory.
+        self._storages: dict[int, list[Tensor]] = {}
         # Stored tensors that lie in the memory of another one.
         self._within: dict[int, Tensor] = {}
         self._made: dict[tuple[int, Shape, tuple[int, ...]], Value] = {}
@@ -122,9 +121,14 @@ class Recorder:
         # What the numbers of the inputs, or chance, had a part in; and whether it was written where others may read it.
         self.varying: set[Value] = set()
         self.is_spread = False
-        for tensors, is_trained in ((model.named_parameters, True), (model.named_buffers, False)):
-            for name, tensor in tensors(remove_duplicate=False):
-                self._register(name, tensor, is_trained)
+        modules = list(model.named_modules(remove_duplicate=False))
+        # Each module under the first of its names.
+        self.named = {module: path for path, module in reversed(modules)}
+        for store, is_trained in (("_parameters", True), ("_buffers", False)):
+            for path, module in modules:
+                for name, tensor in vars(module)[store].items():
+                    if tensor is not None:
+                        self._register(f"{path}.{name}" if path else name, tensor, is_trained)
 
     def _register(self, name: str, tensor: Tensor, is_trained: bool) -> None:
         known = self._stored.get(id(tensor))
@@ -134,22 +138,18 @@ class Recorder:
             if is_trained:
                 self._trained.add(name)
             if tensor.numel() and tensor.device.type != "meta":
-                base = self._base(tensor)
+                others = self._storages.setdefault(tensor.untyped_storage().data_ptr(), [])
+                base = self._base(tensor) if others else None
                 if base is not None:
                     self._within[id(tensor)] = base
-                    return
-                others = self._storages.setdefault(tensor.untyped_storage().data_ptr(), [])
-                others.append((*ends(tensor), tensor))
-                self._by_place.setdefault(place(tensor), name)
+                else:
+                    others.append(tensor)
 
     def _base(self, tensor: Tensor) -> Tensor | None:
         """The stored tensor in whose memory another one lies, if there is one."""
         storage = storage_of(tensor)
         others = self._storages.get(storage.data_ptr()) if storage is not None and tensor.numel() else None
-        if others is None:
-            return None
-        first, last = ends(tensor)
-        return next((base for start, end, base in others if first < end and start < last and base is not tensor), None)
+        return next((base for base in others or () if base is not tensor and overlap(base, tensor)), None)
 
     @contextmanager
     def recording(self, model: nn.Module) -> Iterator[None]:
@@ -157,7 +157,7 @@ class Recorder:
         with (
             private.LOCK,
             private.unfused_attention(),
-            module_names(model, self.modules),
+            module_names(self.named, self.modules),
             private.function_calls(self.grad_modes),
             torch.no_grad() if self.is_real else torch.enable_grad(),
             self.reads if self.is_real else nullcontext(),
@@ -185,7 +185,7 @@ class Recorder:
         value = Value(name, tuple(tensor.shape), is_mask=tensor.dtype == torch.bool)
         self._values[id(tensor)] = (tensor, value)
         self.dtypes[value] = tensor.dtype
-        if tensor.layout is torch.strided:
+        if type(tensor) is Ghost or tensor.layout is torch.strided:
             self.strides[value] = tensor.stride()
         return value
 
@@ -198,13 +198,15 @@ class Recorder:
         stored = self._stored.get(id(tensor))
         if id(tensor) in self._within:
             return self._view(tensor, self._within[id(tensor)])
-        name = stored[1] if stored else self._by_place.get(place(tensor)) if pointer(tensor) else None
+        base = None if stored else self._base(tensor)
+        if base is not None and place(base) == place(tensor):
+            stored, base = self._stored[id(base)], None
+        name = stored[1] if stored else None
         # Factory functions hand the caller another tensor over the memory that was recorded.
         made = self._made.get(place(tensor)) if name is None else None
         if made is not None:
             self._values[id(tensor)] = (tensor, made)
             return made
-        base = self._base(tensor) if name is None else None
         if base is not None:
             return self._view(tensor, base)
         if name is None:
@@ -569,7 +571,7 @@ def recorded(
 
     args, kwargs = map_tensors(inputs[0], enter), map_tensors(inputs[1], enter)
     arguments = form(args, recorder.value), form(kwargs, recorder.value)
-    chance = elsewhere_drawn()
+    chance = elsewhere_drawn() if training else b""
     recorder.varying.update(entering)
     for module in model.modules():
         vars(module)["training"] = training
@@ -602,11 +604,11 @@ def recorded(
         answers=recorder.answers,
         reads_data=bool(recorder.answers) or recorder.reads.any,
         training=training,
-        draws_elsewhere=elsewhere_drawn() != chance,
+        draws_elsewhere=training and elsewhere_drawn() != chance,
         arguments=arguments,
         argument_names=positional_names(model),
         strides=recorder.strides,
-        module_types={name: type(module) for name, module in model.named_modules()},
+        module_types={path: type(module) for module, path in recorder.named.items()},
     )
 
 

@@ -22,6 +22,12 @@ def ends(tensor: Tensor) -> tuple[int, int]:
     return tensor.data_ptr(), tensor.data_ptr() + length * tensor.element_size()
 
 
+def overlap(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors in one piece of memory have some of it in common."""
+    (first, last), (start, end) = ends(a), ends(b)
+    return first < end and start < last
+
+
 def tied(model: nn.Module) -> dict[int, Tensor]:
     """The tensors of a model, by their ids, that lie in the memory of others: to write one is to write both."""
     by_storage: dict[int, dict[int, Tensor]] = {}

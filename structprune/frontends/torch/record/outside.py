@@ -116,6 +116,8 @@ class Places:
 
     names: list[tuple[dict[str, Any], tuple[str, ...]]] = field(default_factory=list)
     classes: list[type] = field(default_factory=list)
+    # The names that the code says, of attributes too.
+    named: set[str] = field(default_factory=set)
     cells: list[types.CellType] = field(default_factory=list)
     functions: list[types.FunctionType] = field(default_factory=list)
     caches: list[Any] = field(default_factory=list)
@@ -129,19 +131,31 @@ def places_of(model: nn.Module) -> Places:
         for value in (*vars(module).values(), *module._forward_hooks.values(), *module._forward_pre_hooks.values())
         if type(value) in (types.FunctionType, types.MethodType)
     }
+    # The original and its smaller copies are recorded in turn: the last search serves again.
+    key = frozenset(map(type, model.modules())), frozenset(own)
+    if LATEST and LATEST[0][0] == key:
+        return LATEST[0][1]
     search = Search()
-    for each in (*set(map(type, model.modules())), *own):
+    for each in (*key[0], *key[1]):
         search.add(each)
     search.run()
+    LATEST.clear()
+    values = map(value_of, search.places.cells)
+    if all(isinstance(each, type | types.FunctionType) or type(each) in PLAIN for each in values):
+        # Otherwise what closures hold would be kept alive.
+        LATEST.append((key, search.places))
     return search.places
+
+
+LATEST: list[tuple[Any, Places]] = []
 
 
 class Search:
     """All that the code of `forward` names, the code that this names, and so on."""
 
     def __init__(self) -> None:
-        self.places = Places()
         self.named: set[str] = {"forward", "__call__"}
+        self.places = Places(named=self.named)
         self.seen: set[int] = set()
         self.unread: list[types.FunctionType] = []
         self.by_globals: dict[int, tuple[dict[str, Any], set[str]]] = {}
@@ -226,12 +240,16 @@ def outside_as_found(model: nn.Module) -> Iterator[None]:
     """What a run of the model keeps outside of it is forgotten."""
     places = places_of(model)
     names = [(found, {name: found.get(name, ABSENT) for name in some}) for found, some in places.names]
-    classes = [(kind, dict(vars(kind))) for kind in places.classes]
+    named = places.named
+    classes = [
+        (kind, len(vars(kind)), {name: value for name, value in vars(kind).items() if name in named})
+        for kind in places.classes
+    ]
     cells = [(cell, value_of(cell)) for cell in places.cells]
     misses = [(cache, cache.cache_info().misses) for cache in places.caches]
     values = (
         *(value for _, some in names for value in some.values()),
-        *(value for _, some in classes for value in some.values()),
+        *(value for _, _, some in classes for value in some.values()),
         *(value for _, value in cells),
         *(each for function in places.functions for each in kept_by(function)),
     )
@@ -242,11 +260,12 @@ def outside_as_found(model: nn.Module) -> Iterator[None]:
             for found, some in names:
                 for name, value in some.items():
                     put_back(found, name, value)
-            for kind, some in classes:
-                for name in vars(kind).keys() - some.keys():
-                    delattr(kind, name)
+            for kind, count, some in classes:
+                if len(vars(kind)) != count:
+                    for name in (vars(kind).keys() & named) - some.keys():
+                        delattr(kind, name)
                 for name, value in some.items():
-                    if vars(kind).get(name, ABSENT) is not value and name not in ("__dict__", "__weakref__"):
+                    if vars(kind).get(name, ABSENT) is not value:
                         setattr(kind, name, value)
             for cell, value in cells:
                 if value_of(cell) is not value and value is not ABSENT:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from threading import get_ident
@@ -55,8 +55,10 @@ def untouched(model: nn.Module, with_buffers: bool = False) -> Iterator[nn.Modul
 def chance_kept(model: nn.Module) -> Iterator[None]:
     """Every generator goes on afterwards as if nothing had been drawn."""
     python, numpy = random.getstate(), np.random.get_state()
-    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
-    generators = [torch.default_generator, *(torch.cuda.default_generators[each.index or 0] for each in devices)]
+    generators = [torch.default_generator]
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
+        generators += (torch.cuda.default_generators[each.index or 0] for each in devices)
     states = [each.get_state() for each in generators]
     try:
         yield
@@ -68,7 +70,7 @@ def chance_kept(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def module_names(model: nn.Module, stack: list[str]) -> Iterator[None]:
+def module_names(names: Mapping[nn.Module, str], stack: list[str]) -> Iterator[None]:
     """Keep the name of the module that is running in this thread at the end of a list."""
     thread, hooks = get_ident(), []
 
@@ -83,7 +85,7 @@ def module_names(model: nn.Module, stack: list[str]) -> Iterator[None]:
         if get_ident() == thread:
             stack.pop()
 
-    for name, module in model.named_modules():
+    for module, name in names.items():
         hooks.append(module.register_forward_pre_hook(entering(name), prepend=True))
         hooks.append(module.register_forward_hook(leave, always_call=True))
     try:

@@ -75,8 +75,8 @@ class Copier:
                 self.memo[id(module)] = object.__new__(kind)
             for store in (module._parameters, module._buffers):
                 for tensor in store.values():
-                    if tensor is not None:
-                        self.copied(tensor)
+                    if tensor is not None and id(tensor) not in self.memo:
+                        self.tensor(tensor)
         for module in plain:
             attributes = vars(self.memo[id(module)])
             for name, value in vars(module).items():
@@ -94,6 +94,8 @@ class Copier:
     def copied(self, value: Any) -> Any:
         kind: Any = type(value)
         if kind in ATOMIC:
+            return value
+        if kind is tuple and all(type(each) in ATOMIC for each in value):
             return value
         made = self.memo.get(id(value))
         if made is not None:
