@@ -406,6 +406,23 @@ def test_models_that_cannot_be_copied_are_put_back() -> None:
     assert torch.equal(model(x), expected)
 
 
+def test_a_forward_that_knows_the_model_by_itself() -> None:
+    """A closure over the original's modules runs these, whatever copy it hangs on: they are put back."""
+    model, x = built(InAttributes).train(), images(2, 6)
+
+    def forward(x: Tensor) -> Tensor:
+        model.calls += 1
+        model.config.last = model.first(x)
+        return InAttributes.forward(model, x)
+
+    model.forward = forward  # type: ignore[method-assign]
+    assert len(structprune.analyze(model, x).groups) == 1
+    assert model.calls == 0 and model.config.last is None and not model.config.sizes
+    assert all(module.training for module in model.modules())
+    small = structprune.shrink(model, 0.3, x, output="graph")
+    assert small(x).shape == (2, 3) and model.config.last is None
+
+
 def test_a_rule_that_is_registered_later_is_seen() -> None:
     """For a composite custom operator, which was taken apart until then."""
     torch.library.define("traces::mix", "(Tensor x, Tensor weight) -> Tensor")

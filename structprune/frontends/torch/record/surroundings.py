@@ -29,7 +29,8 @@ def left_as_found(model: nn.Module, with_buffers: bool) -> Iterator[None]:
     modules = list(model.modules())
     modes = [module.training for module in modules]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()] if with_buffers else []
-    with contents_kept([vars(module) for module in modules]):
+    on_tensors = [tensor.__dict__ for tensor in (*model.parameters(), *model.buffers())]
+    with contents_kept([*map(vars, modules), *on_tensors]):
         try:
             yield
         finally:

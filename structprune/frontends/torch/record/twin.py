@@ -45,7 +45,20 @@ def twin(model: nn.Module, with_buffers: bool = False) -> nn.Module | None:
         made: nn.Module = copier.model(model)
     except Exception:  # what a class does when it is copied may raise anything
         return None
-    return None if copier.is_asked and next(shared(model, made), None) else made
+    is_shared = copier.is_asked and next(shared(model, made), None) is not None
+    return None if is_shared or has_closures_over(model) else made
+
+
+def has_closures_over(model: nn.Module) -> bool:
+    """Whether a function that hangs on the model (a patched forward, a hook) knows modules by itself: so do copies."""
+    return any(
+        isinstance(cell.cell_contents, nn.Module)
+        for module in model.modules()
+        for value in (*vars(module).values(), *module._forward_hooks.values(), *module._forward_pre_hooks.values())
+        if type(value) is types.FunctionType
+        for cell in value.__closure__ or ()
+        if cell != types.CellType()
+    )
 
 
 def shared(model: nn.Module, made: nn.Module) -> Iterator[str]:
