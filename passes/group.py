@@ -7,6 +7,7 @@ from itertools import accumulate
 
 from structprune.algebra.axis import Axis, Dim, Sum, variables
 from structprune.graph.graph import Op, Value
+from structprune.graph.operator import Operator
 from structprune.passes.propagate import Solution
 
 
@@ -15,7 +16,7 @@ class Member:
     """A parameter's axis that a group runs along.
 
     `places` are the parts of the axis in which the group occurs, each with where it starts; `roles` are
-    the operators that read the parameter, each with the place among its operands.
+    what the operators that read the parameter do, each with the place among its operands.
     """
 
     parameter: str
@@ -23,13 +24,21 @@ class Member:
     places: tuple[tuple[int, Axis], ...]
     is_trained: bool
     rank: int = 1
-    roles: tuple[tuple[str, int], ...] = ()
+    roles: tuple[tuple[Operator, int], ...] = ()
 
     @property
     def is_entering(self) -> bool:
         """The axis of a weight that its layer sums over."""
-        contracted = {("linear", 1): 1, ("linear_transposed", 1): 0, ("conv", 1): 1, ("conv_transposed", 1): 0}
-        return any(contracted.get(role) == self.axis for role in self.roles)
+        return any(
+            each.weight == place and each.weight_axis == self.axis
+            for operator, place in self.roles
+            for each in operator.contracted
+        )
+
+    @property
+    def is_batch_scale(self) -> bool:
+        """The scale of a batch norm."""
+        return any(operator.kind == "batch_norm" and place == 1 for operator, place in self.roles)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,12 +103,12 @@ def parts_of(axis: Axis) -> list[tuple[int, Axis]]:
     return list(zip(starts, parts, strict=False))
 
 
-def roles_of(solution: Solution) -> dict[Value, list[tuple[str, int]]]:
-    roles: dict[Value, list[tuple[str, int]]] = {}
+def roles_of(solution: Solution) -> dict[Value, list[tuple[Operator, int]]]:
+    roles: dict[Value, list[tuple[Operator, int]]] = {}
     for op in solution.graph.ops:
         for place, value in enumerate(op.inputs):
             if value is not None and value.parameter is not None:
-                roles.setdefault(value, []).append((op.kind, place))
+                roles.setdefault(value, []).append((op.operator, place))
     return roles
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import cast
 
 import structprune.operators  # noqa: F401  registers the rules
 from structprune.algebra.axis import Axes, Axis, Dim, fresh, variables
@@ -13,6 +12,7 @@ from structprune.algebra.system import Expansion, System
 from structprune.graph.graph import Graph, Op, Value
 from structprune.graph.operator import RULES, Meeting, Operand, Zeros
 from structprune.graph.progress import walk
+from structprune.operators.routing import Opaque, Pick
 
 
 @dataclass(slots=True, repr=False)
@@ -146,7 +146,7 @@ def meet(op: Op, operands: list[Operand | None]) -> Meeting:
     """The rule's answer; where a rule does not fit the operator, nothing is known of it."""
     found = RULES.get(op.kind)
     if found is None:
-        return RULES["opaque"](op, *operands)
+        return Opaque().meet(op, *operands)
     try:
         meeting = found(op, *operands)
         problem = misfit(op, meeting)
@@ -154,15 +154,7 @@ def meet(op: Op, operands: list[Operand | None]) -> Meeting:
         problem = f"{type(error).__name__}: {error}"
     if problem is None:
         return meeting
-    unknown = Op(
-        "opaque",
-        op.name,
-        op.inputs,
-        op.outputs,
-        {"why": f"the rule for {op.kind!r} does not fit {op.name!r}: {problem}"},
-        op.where,
-    )
-    return RULES["opaque"](unknown, *operands)
+    return Opaque(f"the rule for {op.kind!r} does not fit {op.name!r}: {problem}").meet(op, *operands)
 
 
 def misfit(op: Op, meeting: Meeting) -> str | None:
@@ -241,11 +233,11 @@ def zeros_left(solution: Solution, value: Value, written: Value | None) -> Zeros
 def freeze_unsteady(solution: Solution) -> None:
     """An index that other inputs change cannot be given new numbers. To find that out is dear: free axes alone ask."""
     for op in solution.graph.ops:
-        is_steady = cast(Callable[[], bool] | None, op.attributes.get("is_steady"))
-        if op.kind != "pick" or is_steady is None or op.inputs[0] is None:
+        pick, x = op.operator, op.inputs[0] if op.inputs else None
+        if not isinstance(pick, Pick) or pick.is_steady is None or x is None:
             continue
-        (axis,) = (solution.axes[op.inputs[0]][place] for place in cast(Iterable[int], op.attributes["picks"]))
-        if not solution.system.is_frozen(axis) and not is_steady():
+        axis = solution.axes[x][pick.dim]
+        if not solution.system.is_frozen(axis) and not pick.is_steady():
             solution.system.freeze(axis, "is read by an index that follows from the sizes of the inputs", op)
 
 

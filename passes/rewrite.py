@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import cast
 
 import numpy as np
 
@@ -12,6 +10,7 @@ from structprune.algebra.axis import Axis, Dim, Kept, kept_indices, kept_size
 from structprune.algebra.order import Indices
 from structprune.graph.graph import Shape, Value
 from structprune.graph.selection import Selection
+from structprune.operators.routing import Pick
 from structprune.passes.propagate import Solution
 
 
@@ -73,9 +72,9 @@ class Rewrite:
         """For each stored index that reads an axis which loses entries: what every number in it becomes."""
         found: dict[str, Indices] = {}
         for op in self.solution.graph.ops:
-            name = op.attributes.get("stored")
-            if isinstance(name, str) and op.inputs[0] is not None:
-                (axis,) = cast(Mapping[int, Indices], op.attributes["picks"])
-                if self.indices(op.inputs[0], axis) is not None:
-                    found[name] = self.places(op.inputs[0], axis)
+            pick = op.operator
+            if not isinstance(pick, Pick) or pick.stored is None or op.inputs[0] is None:
+                continue
+            if self.indices(op.inputs[0], pick.dim) is not None:
+                found[pick.stored] = self.places(op.inputs[0], pick.dim)
         return found

@@ -278,7 +278,7 @@ def batch_norm_scale(group: Group, weights: Sequence[Array]) -> Array:
     trained = [member for member in group.members if member.is_trained]
     if len(trained) != len(weights):
         return CRITERIA["l2"](group, weights)
-    gammas = [each for member, each in zip(trained, weights, strict=True) if ("batch_norm", 1) in member.roles]
+    gammas = [each for member, each in zip(trained, weights, strict=True) if member.is_batch_scale]
     return CRITERIA["l2"](group, gammas or weights)
 
 

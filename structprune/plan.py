@@ -26,6 +26,7 @@ from structprune.graph.plan_file import (
 )
 from structprune.graph.progress import doing
 from structprune.graph.selection import Selection
+from structprune.operators.routing import Pick
 from structprune.passes.verify import verify
 from structprune.views.analysis import Analysis
 from structprune.views.progress import shown
@@ -203,9 +204,10 @@ def indices_that_matter(analysis: Analysis) -> list[str]:
     """The stored indices that read an axis which can lose entries."""
     solution = analysis.solution
     found = [
-        str(op.attributes["stored"])
+        op.operator.stored
         for op in solution.graph.ops
-        if "stored" in op.attributes
+        if isinstance(op.operator, Pick)
+        and op.operator.stored is not None
         and op.inputs[0] is not None
         and not all(map(solution.is_held, solution.expanded(op.inputs[0])))
     ]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from structprune.graph.operator import Operator
 
 Shape = tuple[int, ...]
 
@@ -36,17 +39,25 @@ class Value:
 
 @dataclass(slots=True, eq=False)
 class Op:
-    """One operator: its kind decides the rule, `source` is the front end's own node."""
+    """One operator: what it does, to which values; `source` is the front end's own node."""
 
-    kind: str
+    operator: Operator
     name: str
     inputs: tuple[Value | None, ...]
     outputs: tuple[Value, ...]
-    attributes: Mapping[str, object] = field(default_factory=dict)
     where: Where = Where()
     # The values whose memory the operator writes.
     overwrites: tuple[Value, ...] = ()
     source: Any = field(default=None, repr=False)
+
+    @property
+    def kind(self) -> str:
+        return self.operator.kind
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        """The plain arguments of an operator whose rule was registered from outside."""
+        return self.operator.arguments
 
     def __str__(self) -> str:
         return f"{self.name} at {self.where}" if str(self.where) else self.name

@@ -1,4 +1,4 @@
-"""What a rule is: for one kind of operator, the equations between the axes of its tensors.
+"""What an operator is: typed attributes, the equations between the axes of its tensors, and what follows for sizes.
 
 A rule reads operands and answers with a `Meeting`. It decides nothing and changes nothing.
 """
@@ -6,14 +6,15 @@ A rule reads operands and answers with a `Meeting`. It decides nothing and chang
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from structprune.algebra.axis import ONE, Axes, Axis, Dim, Product, Sum, fresh
 from structprune.algebra.notation import Group, Name, Notation, Rest, Term, Terms, Unit, Whole, parse
 from structprune.algebra.order import Indices
 from structprune.errors import DuplicateRule
-from structprune.graph.graph import Op, Shape
+from structprune.graph.graph import Op, Shape, Value
 
 Zeros = tuple[bool, ...]
 
@@ -57,6 +58,88 @@ class Meeting:
 
 Rule = Callable[..., Meeting]
 RULES: dict[str, Rule] = {}
+
+
+class Resized(Protocol):
+    """What new attributes are computed from: the shapes of the smaller model."""
+
+    def shape(self, value: Value) -> Shape:
+        """The new shape of a value."""
+
+    def before(self, value: Value, axis: int, at: int) -> int:
+        """How many of the indices before `at` stay."""
+
+    def indices(self, value: Value, axis: int) -> Indices | None:
+        """The indices that stay along an axis; None for all."""
+
+    def places(self, value: Value, axis: int) -> Indices:
+        """Where each index is in the smaller axis."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contraction:
+    """Axes that a product sums over: that of its first operand, and that of a weight among its operands."""
+
+    axis: int
+    weight: int
+    weight_axis: int
+
+
+class Operator:
+    """One operator as data. Each kind is a frozen dataclass; a front end fills in its fields.
+
+    What a user wrote stays as it is where that matters: a -1 among sizes, a bound that counts from the end.
+    """
+
+    __slots__ = ()
+    kinds: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def kind(self) -> str:
+        return self.kinds[0]
+
+    @property
+    def contracted(self) -> tuple[Contraction, ...]:
+        """The axes that a product sums over, where they are those of a weight."""
+        return ()
+
+    @property
+    def arguments(self) -> Mapping[str, Any]:
+        return {}
+
+    def meet(self, op: Op, *operands: Any) -> Meeting:
+        """The equation."""
+        raise NotImplementedError
+
+    def resized(self, op: Op, new: Resized) -> Operator:
+        """The same operator in the smaller model."""
+        return self
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Custom(Operator):
+    """An operator whose rule was registered under a name of its own."""
+
+    name: str
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        return self.name
+
+    @property
+    def arguments(self) -> Mapping[str, Any]:
+        return self.given
+
+
+Class = TypeVar("Class", bound=type[Operator])
+
+
+def operator(made: Class) -> Class:
+    """Register a class of operators under its kinds."""
+    for kind in made.kinds:
+        rule(kind)(lambda op, *operands: op.operator.meet(op, *operands))
+    return made
 
 
 def rule(kind: str) -> Callable[[Rule], Rule]:
@@ -254,4 +337,18 @@ def spread(terms: Terms, rank: int) -> list[tuple[Term, slice]]:
     return spans
 
 
-__all__ = ["RULES", "Dim", "Meeting", "Operand", "Rule", "contract", "multilinear", "rule"]
+__all__ = [
+    "RULES",
+    "Contraction",
+    "Custom",
+    "Dim",
+    "Meeting",
+    "Operand",
+    "Operator",
+    "Resized",
+    "Rule",
+    "contract",
+    "multilinear",
+    "operator",
+    "rule",
+]

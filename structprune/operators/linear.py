@@ -1,13 +1,15 @@
 """Operators that multiply and sum: linear layers, convolutions, matrix products."""
 
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
 from structprune.algebra.notation import parse
 from structprune.graph.graph import Op
-from structprune.graph.operator import Meeting, Operand, contract, multilinear, rule
+from structprune.graph.operator import Contraction, Meeting, Operand, Operator, Resized, contract, operator
 
-multilinear("linear", "... i, o i, o -> ... o")
-multilinear("linear_transposed", "... i, i o, o -> ... o")
-multilinear("bilinear", "... i, ... j, o i j, o -> ... o", factors=3)
-
+LINEAR, TRANSPOSED_LINEAR = parse("... i, o i, o -> ... o"), parse("... i, i o, o -> ... o")
+BILINEAR = parse("... i, ... j, o i j, o -> ... o")
 CONVOLUTION = "(g i) [h w], (g o) i [kh kw], (g o) -> (g o) [y x]"
 TRANSPOSED = "(g i) [h w], (g i) o [kh kw], (g o) -> (g o) [y x]"
 # A window of one place, moved by one: the positions do not meet, and may be a width themselves (token mixing).
@@ -15,32 +17,102 @@ BY_POSITION = "(g i) ..., (g o) i [kh kw], (g o) -> (g o) ..."
 BATCHED = {text: parse(f"b {text}".replace("-> ", "-> b ")) for text in (CONVOLUTION, TRANSPOSED, BY_POSITION)}
 
 
-def convolution(text: str, op: Op, x: Operand, weight: Operand, bias: Operand | None, **sizes: int) -> Meeting:
-    notation = BATCHED[text] if len(x.axes) == len(weight.axes) else parse(text)
-    return contract(notation, 2, op, (x, weight, bias), {"g": int(str(op.attributes["groups"])), **sizes})
+@operator
+@dataclass(frozen=True, slots=True)
+class Linear(Operator):
+    """y[..., o] = sum over i of x[..., i] w[o, i] + b[o]"""
+
+    kinds = ("linear",)
+
+    @property
+    def contracted(self) -> tuple[Contraction, ...]:
+        return (Contraction(-1, 1, 1),)
+
+    def meet(self, op: Op, *operands: Operand | None) -> Meeting:
+        return contract(LINEAR, 2, op, operands)
 
 
-@rule("conv")
-def conv(op: Op, x: Operand, weight: Operand, bias: Operand | None = None) -> Meeting:
-    """y[g o] = sum over i and the window of x[g i] * w[g o, i]"""
-    text = BY_POSITION if op.attributes.get("is_by_position") else CONVOLUTION
-    return convolution(text, op, x, weight, bias, i=weight.shape[1])
+@operator
+@dataclass(frozen=True, slots=True)
+class LinearTransposed(Operator):
+    """y[..., o] = sum over i of x[..., i] w[i, o] + b[o]"""
+
+    kinds = ("linear_transposed",)
+
+    @property
+    def contracted(self) -> tuple[Contraction, ...]:
+        return (Contraction(-1, 1, 0),)
+
+    def meet(self, op: Op, *operands: Operand | None) -> Meeting:
+        return contract(TRANSPOSED_LINEAR, 2, op, operands)
 
 
-@rule("conv_transposed")
-def conv_transposed(op: Op, x: Operand, weight: Operand, bias: Operand | None = None) -> Meeting:
-    """y[g o] = sum over i and the window of x[g i] * w[g i, o]"""
-    meeting = convolution(TRANSPOSED, op, x, weight, bias, o=weight.shape[1])
-    # Every input position meets every weight once, wherever it lands.
-    meeting.multiplied = [(*x.axes, *weight.axes[1:])]
-    return meeting
+@operator
+@dataclass(frozen=True, slots=True)
+class Bilinear(Operator):
+    """y[..., o] = sum over i and j of x[..., i] z[..., j] w[o, i, j] + b[o]"""
+
+    kinds = ("bilinear",)
+
+    @property
+    def contracted(self) -> tuple[Contraction, ...]:
+        return (Contraction(-1, 2, 1),)
+
+    def meet(self, op: Op, *operands: Operand | None) -> Meeting:
+        return contract(BILINEAR, 3, op, operands)
 
 
-@rule("einsum")
-def einsum(op: Op, *operands: Operand | None) -> Meeting:
-    """Any product of tensors that the operator's own notation describes."""
-    factors = int(str(op.attributes.get("factors", len(operands))))
-    return contract(parse(str(op.attributes["notation"])), factors, op, operands)
+@operator
+@dataclass(frozen=True, slots=True)
+class Convolution(Operator):
+    """y[g o] = sum over i and the window of x[g i] w[g o, i], grouped and depthwise included
+
+    Transposed, y[g o] = sum over i and the window of x[g i] w[g i, o]. `is_by_position`: a window of one place.
+    """
+
+    kinds = ("conv", "conv_transposed")
+    groups: int = 1
+    is_transposed: bool = False
+    is_by_position: bool = False
+
+    @property
+    def kind(self) -> str:
+        return self.kinds[self.is_transposed]
+
+    @property
+    def contracted(self) -> tuple[Contraction, ...]:
+        return (Contraction(1, 1, 0 if self.is_transposed else 1),)
+
+    def meet(self, op: Op, *operands: Operand | None) -> Meeting:
+        x, weight, bias = (*operands, None)[:3]
+        assert x is not None and weight is not None
+        text = TRANSPOSED if self.is_transposed else BY_POSITION if self.is_by_position else CONVOLUTION
+        notation = BATCHED[text] if len(x.axes) == len(weight.axes) else parse(text)
+        sizes = {"g": self.groups, "o" if self.is_transposed else "i": weight.shape[1]}
+        meeting = contract(notation, 2, op, (x, weight, bias), sizes)
+        if self.is_transposed:
+            # Every input position meets every weight once, wherever it lands.
+            meeting.multiplied = [(*x.axes, *weight.axes[1:])]
+        return meeting
+
+    def resized(self, op: Op, new: Resized) -> Convolution:
+        wide, weight = op.outputs[0] if self.is_transposed else op.inputs[0], op.inputs[1]
+        assert wide is not None and weight is not None
+        channels = len(wide.shape) - len(weight.shape) + 1
+        return replace(self, groups=new.shape(wide)[channels] // new.shape(weight)[1])
+
+
+@operator
+@dataclass(frozen=True, slots=True)
+class Einsum(Operator):
+    """Any product of tensors that its own notation describes; operands after the factors are added."""
+
+    kinds = ("einsum",)
+    notation: str
+    factors: int | None = None
+
+    def meet(self, op: Op, *operands: Operand | None) -> Meeting:
+        return contract(parse(self.notation), len(operands) if self.factors is None else self.factors, op, operands)
 
 
 def matmul_notation(left: int, right: int) -> str:

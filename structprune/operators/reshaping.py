@@ -1,49 +1,68 @@
 """Operators that regroup axes: reshape, concatenation, slices, padding, repetition."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 from operator import mul
-from typing import cast
+
+import numpy as np
 
 from structprune.algebra.axis import ONE, Axis, Product, Sum, fresh, total
 from structprune.algebra.notation import parse
 from structprune.graph.graph import Op, Shape
-from structprune.graph.operator import Meeting, Operand, contract, rule
+from structprune.graph.operator import Meeting, Operand, Operator, Resized, contract, operator
 
 
-def integers(op: Op, name: str) -> Sequence[int]:
-    return cast(Sequence[int], op.attributes[name])
+@operator
+@dataclass(frozen=True, slots=True)
+class Reshape(Operator):
+    """The product of the axes stays the same; the new ones are those of `like`, if it is given.
 
+    sizes: as given, those of the result from axis `first` on; a zero may stand for the size that the operand has.
+    """
 
-def integer(op: Op, name: str) -> int:
-    return cast(int, op.attributes[name])
+    kinds = ("reshape",)
+    sizes: tuple[int, ...] = ()
+    first: int = 0
+    copies_zero: bool = False
 
+    def meet(self, op: Op, x: Operand, like: Operand | None = None) -> Meeting:
+        meeting = Meeting([], [])
+        axes: list[Axis] = []
+        zero: list[bool] = []
+        for old, new in blocks(x.shape, op.outputs[0].shape):
+            before = [x.axes[k] for k in old if x.axes[k].size != 1]
+            sizes = [op.outputs[0].shape[k] for k in new]
+            if sum(size != 1 for size in sizes) == 1:
+                whole: Axis = before[0] if len(before) == 1 else Product(tuple(before))
+                after = [ONE if size == 1 else whole for size in sizes]
+            else:
+                after = [fresh(size) for size in sizes]
+                meeting.equal.append((Product(tuple(before)), Product(tuple(after))))
+            axes.extend(after)
+            sources = zip(spans([x.shape[k] for k in old]), (x.zero[k] for k in old), strict=True)
+            known = [(span, is_zero) for span, is_zero in sources if span]
+            # An axis is zero where all the axes that it is made of are: `(b h) d` has its d from the last one of
+            # `b (h d)`.
+            zero.extend(all(is_zero for span, is_zero in known if overlap(span, own)) for own in spans(sizes))
+        if like is not None:
+            meeting.equal.extend(zip(axes, like.axes, strict=True))
+        meeting.outputs = [tuple(axes)]
+        meeting.zero = [tuple(zero)]
+        return meeting
 
-@rule("reshape")
-def reshape(op: Op, x: Operand, like: Operand | None = None) -> Meeting:
-    """The product of the axes stays the same; the new ones are those of `like`, if it is given."""
-    meeting = Meeting([], [])
-    axes: list[Axis] = []
-    zero: list[bool] = []
-    for old, new in blocks(x.shape, op.outputs[0].shape):
-        before = [x.axes[k] for k in old if x.axes[k].size != 1]
-        sizes = [op.outputs[0].shape[k] for k in new]
-        if sum(size != 1 for size in sizes) == 1:
-            whole: Axis = before[0] if len(before) == 1 else Product(tuple(before))
-            after = [ONE if size == 1 else whole for size in sizes]
-        else:
-            after = [fresh(size) for size in sizes]
-            meeting.equal.append((Product(tuple(before)), Product(tuple(after))))
-        axes.extend(after)
-        sources = zip(spans([x.shape[k] for k in old]), (x.zero[k] for k in old), strict=True)
-        known = [(span, is_zero) for span, is_zero in sources if span]
-        # An axis is zero where all the axes that it is made of are: `(b h) d` has its d from the last one of `b (h d)`.
-        zero.extend(all(is_zero for span, is_zero in known if overlap(span, own)) for own in spans(sizes))
-    if like is not None:
-        meeting.equal.extend(zip(axes, like.axes, strict=True))
-    meeting.outputs = [tuple(axes)]
-    meeting.zero = [tuple(zero)]
-    return meeting
+    def resized(self, op: Op, new: Resized) -> Reshape:
+        x = op.inputs[0]
+        assert x is not None
+        before, after = new.shape(x), new.shape(op.outputs[0])[self.first :]
+
+        def size(place: int, old: int) -> int:
+            is_copied = old == 0 and self.copies_zero and place < len(before) and before[place] == after[place]
+            return old if old == -1 or is_copied else after[place]
+
+        return replace(self, sizes=tuple(size(place, old) for place, old in enumerate(self.sizes)))
 
 
 def spans(sizes: Sequence[int]) -> list[range]:
@@ -87,185 +106,312 @@ def blocks(old: Shape, new: Shape) -> list[tuple[list[int], list[int]]]:
     return found
 
 
-@rule("concat")
-def concat(op: Op, *operands: Operand) -> Meeting:
+@operator
+@dataclass(frozen=True, slots=True)
+class Concat(Operator):
     """One after another along one axis, the same along the others."""
-    dim = integer(op, "dim")
-    first = operands[0]
-    meeting = Meeting([], [])
-    for operand in operands[1:]:
-        pairs = zip(first.axes, operand.axes, strict=True)
-        meeting.equal.extend(pair for k, pair in enumerate(pairs) if k != dim)
-    axes = list(first.axes)
-    axes[dim] = Sum(tuple(operand.axes[dim] for operand in operands))
-    meeting.outputs = [tuple(axes)]
-    meeting.zero = [tuple(all(operand.zero[k] for operand in operands) for k in range(len(axes)))]
-    return meeting
+
+    kinds = ("concat",)
+    dim: int
+
+    def meet(self, op: Op, *operands: Operand) -> Meeting:
+        first = operands[0]
+        meeting = Meeting([], [])
+        for operand in operands[1:]:
+            pairs = zip(first.axes, operand.axes, strict=True)
+            meeting.equal.extend(pair for k, pair in enumerate(pairs) if k != self.dim)
+        axes = list(first.axes)
+        axes[self.dim] = Sum(tuple(operand.axes[self.dim] for operand in operands))
+        meeting.outputs = [tuple(axes)]
+        meeting.zero = [tuple(all(operand.zero[k] for operand in operands) for k in range(len(axes)))]
+        return meeting
 
 
-@rule("split")
-def split(op: Op, x: Operand) -> Meeting:
+@operator
+@dataclass(frozen=True, slots=True)
+class Split(Operator):
     """The parts of one axis, each a tensor of its own."""
-    dim, sizes = integer(op, "dim"), integers(op, "sizes")
-    parts = [fresh(size) for size in sizes]
-    meeting = Meeting([], [x.zero for _ in parts], [(x.axes[dim], Sum(tuple(parts)))])
-    meeting.outputs = [(*x.axes[:dim], part, *x.axes[dim + 1 :]) for part in parts]
-    return meeting
+
+    kinds = ("split",)
+    dim: int
+    sizes: tuple[int, ...]
+
+    def meet(self, op: Op, x: Operand) -> Meeting:
+        dim = self.dim
+        parts = [fresh(size) for size in self.sizes]
+        meeting = Meeting([], [x.zero for _ in parts], [(x.axes[dim], Sum(tuple(parts)))])
+        meeting.outputs = [(*x.axes[:dim], part, *x.axes[dim + 1 :]) for part in parts]
+        return meeting
+
+    def resized(self, op: Op, new: Resized) -> Split:
+        return replace(self, sizes=tuple(new.shape(value)[self.dim] for value in op.outputs))
 
 
-@rule("slice")
-def slice_(op: Op, x: Operand) -> Meeting:
-    """x[start:end:step] along one axis: the same entry of each block of `step` of them."""
-    dim, start, end, step = (integer(op, name) for name in ("dim", "start", "end", "step"))
-    axis = x.axes[dim]
-    count = len(range(start, end, step))
-    meeting = Meeting([], [x.zero])
-    taken: Axis = axis
-    if count != axis.size:
-        first = start // step * step
+def even_parts(size: int, count: int) -> list[int]:
+    """The parts that are made when only their number is told."""
+    step = -(-size // count)
+    return [min(step, size - start) for start in range(0, size, step)]
+
+
+@operator
+@dataclass(frozen=True, slots=True)
+class Slice(Operator):
+    """x[start:end:step] along some axes: the same entry of each block of `step` of them; bounds as given
+
+    partitioned: axes of a stored tensor that slices take apart, every part read; is_exact: the end is a number of
+    entries, and no bound that may lie outside.
+    """
+
+    kinds = ("slice",)
+    dims: tuple[int, ...]
+    starts: tuple[int | None, ...]
+    ends: tuple[int | None, ...]
+    steps: tuple[int, ...]
+    partitioned: Collection[int] = ()
+    is_exact: bool = False
+
+    def meet(self, op: Op, x: Operand) -> Meeting:
+        meeting = Meeting([], [x.zero])
+        axes = list(x.axes)
+        for dim, start, end, step in zip(self.dims, self.starts, self.ends, self.steps, strict=True):
+            bounds = range(x.shape[dim])[start:end:step]
+            if step > 0:
+                axes[dim] = self.taken(op, meeting, x, dim, bounds)
+            elif step == -1 and len(bounds) == x.shape[dim]:
+                axes[dim] = fresh(x.shape[dim])
+                meeting.picked.append((axes[dim], x.axes[dim], np.array(bounds)))
+            else:
+                axes[dim] = fresh(len(bounds))
+                meeting.frozen += [(axis, f"{op.name} takes some of it backwards") for axis in (x.axes[dim], axes[dim])]
+        meeting.outputs = [tuple(axes)]
+        return meeting
+
+    def taken(self, op: Op, meeting: Meeting, x: Operand, dim: int, bounds: range) -> Axis:
+        axis, count, step = x.axes[dim], len(bounds), bounds.step
+        if count == axis.size:
+            return axis
+        first = bounds.start // step * step
         # The axis may end inside of the last block: what is left of that one stays whole.
         blocks = min(count, (axis.size - first) // step)
         outer, inner = fresh(blocks), fresh(step)
         before, after = fresh(first), fresh(axis.size - first - blocks * step)
-        taken = total((outer, *(ONE,) * (count - blocks)))
         meeting.equal.append((axis, total((before, Product((outer, inner)), after))))
         if step > 1:
             meeting.frozen.append((inner, f"{op.name} takes one of every {step}"))
         if blocks < count:
             meeting.frozen.append((after, f"{op.name} takes one of what is left of {step}"))
-        if x.is_parameter and not op.attributes.get("is_partition"):
+        if x.is_parameter and dim not in self.partitioned:
             # What a slice leaves of a parameter is kept: other inputs may read it.
             meeting.frozen.extend((part, f"{op.name} reads a part of a parameter") for part in (before, after))
-    meeting.outputs = [(*x.axes[:dim], taken, *x.axes[dim + 1 :])]
-    return meeting
+        return total((outer, *(ONE,) * (count - blocks)))
+
+    def resized(self, op: Op, new: Resized) -> Slice:
+        (x,) = op.inputs
+        assert x is not None
+        starts, ends = list(self.starts), list(self.ends)
+        for k, (dim, step) in enumerate(zip(self.dims, self.steps, strict=True)):
+            size, after, given, last = x.shape[dim], new.shape(x)[dim], starts[k], ends[k]
+            if size == after or step < 0:
+                continue
+            start, end, _ = slice(given, last, step).indices(size)
+            if given is not None:
+                # Blocks of `step` entries go or stay as a whole.
+                starts[k] = new.before(x, dim, start // step * step) + start % step - (after if given < 0 else 0)
+            if last is not None and (self.is_exact or -size <= last < size):
+                ends[k] = new.before(x, dim, end) - (after if last < 0 else 0)
+        return replace(self, starts=tuple(starts), ends=tuple(ends))
 
 
-@rule("glu")
-def glu(op: Op, x: Operand) -> Meeting:
+@operator
+@dataclass(frozen=True, slots=True)
+class Glu(Operator):
     """y = a * sigmoid(b), a and b the halves of one axis of x"""
-    dim = integer(op, "dim")
-    half = fresh(x.axes[dim].size // 2)
-    axes = (*x.axes[:dim], half, *x.axes[dim + 1 :])
-    return Meeting([axes], [x.zero], [(x.axes[dim], Sum((half, half)))])
+
+    kinds = ("glu",)
+    dim: int
+
+    def meet(self, op: Op, x: Operand) -> Meeting:
+        dim = self.dim
+        half = fresh(x.axes[dim].size // 2)
+        axes = (*x.axes[:dim], half, *x.axes[dim + 1 :])
+        return Meeting([axes], [x.zero], [(x.axes[dim], Sum((half, half)))])
 
 
-@rule("select")
-def select(op: Op, x: Operand) -> Meeting:
-    """x[index] along one axis, which disappears."""
-    dim, index = integer(op, "dim"), integer(op, "index")
-    axis = x.axes[dim]
-    sizes = (index, 1, axis.size - index - 1)
-    parts = [fresh(size) for size in sizes if size]
-    meeting = Meeting([(*x.axes[:dim], *x.axes[dim + 1 :])], [(*x.zero[:dim], *x.zero[dim + 1 :])])
-    meeting.equal.append((axis, Sum(tuple(parts))))
-    if x.is_parameter:
-        meeting.frozen.extend((part, f"{op.name} reads a part of a parameter") for part in parts)
-    return meeting
+@operator
+@dataclass(frozen=True, slots=True)
+class Select(Operator):
+    """x[index] along one axis, which disappears; a negative index counts from the end"""
+
+    kinds = ("select",)
+    dim: int
+    index: int
+
+    def meet(self, op: Op, x: Operand) -> Meeting:
+        dim, axis = self.dim, x.axes[self.dim]
+        index = self.index % axis.size
+        sizes = (index, 1, axis.size - index - 1)
+        parts = [fresh(size) for size in sizes if size]
+        meeting = Meeting([(*x.axes[:dim], *x.axes[dim + 1 :])], [(*x.zero[:dim], *x.zero[dim + 1 :])])
+        meeting.equal.append((axis, Sum(tuple(parts))))
+        if x.is_parameter:
+            meeting.frozen.extend((part, f"{op.name} reads a part of a parameter") for part in parts)
+        return meeting
+
+    def resized(self, op: Op, new: Resized) -> Select:
+        (x, *_) = op.inputs
+        assert x is not None
+        place = new.before(x, self.dim, self.index % x.shape[self.dim])
+        return replace(self, index=place if self.index >= 0 else place - new.shape(x)[self.dim])
 
 
-@rule("unbind")
-def unbind(op: Op, x: Operand) -> Meeting:
+@operator
+@dataclass(frozen=True, slots=True)
+class Unbind(Operator):
     """Every index of one axis as a tensor of its own."""
-    dim = integer(op, "dim")
-    axes, zero = (*x.axes[:dim], *x.axes[dim + 1 :]), (*x.zero[:dim], *x.zero[dim + 1 :])
-    meeting = Meeting([axes for _ in op.outputs], [zero for _ in op.outputs])
-    meeting.frozen.append((x.axes[dim], f"{op.name} takes it apart"))
-    return meeting
+
+    kinds = ("unbind",)
+    dim: int
+
+    def meet(self, op: Op, x: Operand) -> Meeting:
+        dim = self.dim
+        axes, zero = (*x.axes[:dim], *x.axes[dim + 1 :]), (*x.zero[:dim], *x.zero[dim + 1 :])
+        meeting = Meeting([axes for _ in op.outputs], [zero for _ in op.outputs])
+        meeting.frozen.append((x.axes[dim], f"{op.name} takes it apart"))
+        return meeting
 
 
-@rule("stack")
-def stack(op: Op, *operands: Operand) -> Meeting:
+@operator
+@dataclass(frozen=True, slots=True)
+class Stack(Operator):
     """Tensors side by side along a new axis."""
-    dim = integer(op, "dim")
-    first = operands[0]
-    meeting = Meeting([], [])
-    for operand in operands[1:]:
-        meeting.equal.extend(zip(first.axes, operand.axes, strict=True))
-    side = fresh(len(operands))
-    meeting.frozen.append((side, f"{op.name} makes it"))
-    zero = tuple(all(operand.zero[k] for operand in operands) for k in range(len(first.axes)))
-    meeting.outputs = [(*first.axes[:dim], side, *first.axes[dim:])]
-    meeting.zero = [(*zero[:dim], False, *zero[dim:])]
-    return meeting
+
+    kinds = ("stack",)
+    dim: int
+
+    def meet(self, op: Op, *operands: Operand) -> Meeting:
+        dim, first = self.dim, operands[0]
+        meeting = Meeting([], [])
+        for operand in operands[1:]:
+            meeting.equal.extend(zip(first.axes, operand.axes, strict=True))
+        side = fresh(len(operands))
+        meeting.frozen.append((side, f"{op.name} makes it"))
+        zero = tuple(all(operand.zero[k] for operand in operands) for k in range(len(first.axes)))
+        meeting.outputs = [(*first.axes[:dim], side, *first.axes[dim:])]
+        meeting.zero = [(*zero[:dim], False, *zero[dim:])]
+        return meeting
 
 
-@rule("pad")
-def pad(op: Op, x: Operand) -> Meeting:
-    """Constant entries before and after an axis; a negative width cuts."""
-    widths = cast(Sequence[tuple[int, int]], op.attributes["widths"])
-    fills_zero = bool(op.attributes["fills_zero"])
-    meeting = Meeting([], [])
-    axes: list[Axis] = []
-    zero: list[bool] = []
-    for axis, is_zero, (before, after) in zip(x.axes, x.zero, widths, strict=True):
-        if before == 0 == after:
-            axes.append(axis)
-            zero.append(is_zero)
-            continue
-        if before < 0 or after < 0 or not op.attributes["is_constant"]:
-            size = axis.size + before + after
-            moved = fresh(size)
-            meeting.frozen.extend((each, f"{op.name} mixes its positions") for each in (axis, moved))
-            axes.append(moved)
-            zero.append(False)
-            continue
-        axes.append(
-            Sum(
-                tuple(
-                    part for part in (fresh(before) if before else None, axis, fresh(after) if after else None) if part
-                )
-            )
-        )
-        zero.append(is_zero and fills_zero)
-    if not fills_zero and any(max(each) > 0 for each in widths):
-        # What is padded along one axis is not zero at any index of the others either.
-        zero = [False] * len(zero)
-    meeting.outputs = [tuple(axes)]
-    meeting.zero = [tuple(zero)]
-    return meeting
+@operator
+@dataclass(frozen=True, slots=True)
+class Pad(Operator):
+    """Constant entries (before, after) each axis; a negative width cuts."""
+
+    kinds = ("pad",)
+    widths: tuple[tuple[int, int], ...]
+    is_constant: bool = True
+    fills_zero: bool = True
+
+    def adds(self, axis: int) -> bool:
+        return self.is_constant and any(self.widths[axis]) and min(self.widths[axis]) >= 0
+
+    def meet(self, op: Op, x: Operand) -> Meeting:
+        meeting = Meeting([], [])
+        axes: list[Axis] = []
+        zero: list[bool] = []
+        for k, (axis, is_zero, (before, after)) in enumerate(zip(x.axes, x.zero, self.widths, strict=True)):
+            if before == 0 == after:
+                axes.append(axis)
+                zero.append(is_zero)
+            elif self.adds(k):
+                axes.append(total((fresh(before), axis, fresh(after))))
+                zero.append(is_zero and self.fills_zero)
+            else:
+                moved = fresh(axis.size + before + after)
+                meeting.frozen.extend((each, f"{op.name} mixes its positions") for each in (axis, moved))
+                axes.append(moved)
+                zero.append(False)
+        if not self.fills_zero and any(max(each) > 0 for each in self.widths):
+            # What is padded along one axis is not zero at any index of the others either.
+            zero = [False] * len(zero)
+        meeting.outputs = [tuple(axes)]
+        meeting.zero = [tuple(zero)]
+        return meeting
+
+    def resized(self, op: Op, new: Resized) -> Pad:
+        output = op.outputs[0]
+        widths = list(self.widths)
+        for k, (before, after) in enumerate(self.widths):
+            if self.adds(k):
+                left = new.shape(output)[k] - new.before(output, k, output.shape[k] - after)
+                widths[k] = new.before(output, k, before), left
+        return replace(self, widths=tuple(widths))
 
 
-@rule("repeat")
-def repeat(op: Op, x: Operand) -> Meeting:
-    """Copies: `(r n)` when the whole axis is tiled, `(n r)` when each entry is repeated."""
-    times = integers(op, "times")
-    is_tiled = bool(op.attributes["is_tiled"])
-    axes: list[Axis] = []
-    for axis, count in zip(x.axes, times, strict=True):
-        copies = fresh(count)
-        axes.append(Product((copies, axis) if is_tiled else (axis, copies)))
-    zero = tuple(is_zero and count == 1 for is_zero, count in zip(x.zero, times, strict=True))
-    # A copy is not zero when its twin is removed; a tiled axis of zeros stays zero.
-    zero = tuple(z or (is_zero and axis.size != 1) for z, is_zero, axis in zip(zero, x.zero, x.axes, strict=True))
-    return Meeting([tuple(axes)], [zero])
+@operator
+@dataclass(frozen=True, slots=True)
+class Repeat(Operator):
+    """Copies: `(r n)` when the whole axis is tiled, `(n r)` when each entry is repeated; new axes come first."""
+
+    kinds = ("repeat",)
+    times: tuple[int, ...]
+    is_tiled: bool = True
+
+    def meet(self, op: Op, x: Operand) -> Meeting:
+        lead = len(self.times) - len(x.axes)
+        axes: list[Axis] = [fresh(count) for count in self.times[:lead]]
+        zero = [False] * lead
+        for axis, is_zero, count in zip(x.axes, x.zero, self.times[lead:], strict=True):
+            copies = fresh(count)
+            axes.append(Product((copies, axis) if self.is_tiled else (axis, copies)))
+            # A copy is not zero when its twin is removed; a tiled axis of zeros stays zero.
+            zero.append(is_zero and (count == 1 or axis.size != 1))
+        return Meeting([tuple(axes)], [tuple(zero)])
+
+    def resized(self, op: Op, new: Resized) -> Repeat:
+        (x, *_) = op.inputs
+        assert x is not None
+        shape = (1,) * (len(self.times) - len(x.shape)) + new.shape(x)
+        return replace(self, times=tuple(b // a for b, a in zip(new.shape(op.outputs[0]), shape, strict=True)))
 
 
-@rule("rearrange")
-def rearrange(op: Op, x: Operand) -> Meeting:
+@operator
+@dataclass(frozen=True, slots=True)
+class Rearrange(Operator):
     """The operator's own notation; the axes whose size it fixes stay whole."""
-    sizes = cast(dict[str, int], op.attributes["sizes"])
-    meeting = contract(parse(str(op.attributes["notation"])), 1, op, (x,), sizes, frozen=sizes)
-    meeting.multiplied = []
-    return meeting
+
+    kinds = ("rearrange",)
+    notation: str
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+    def meet(self, op: Op, x: Operand) -> Meeting:
+        meeting = contract(parse(self.notation), 1, op, (x,), dict(self.sizes), frozen=self.sizes)
+        meeting.multiplied = []
+        return meeting
 
 
-@rule("windows")
-def windows(op: Op, x: Operand) -> Meeting:
-    """b c [h w] -> b (c kernel) [positions]"""
-    batch, channels, *positions = x.axes
-    kernel, places = fresh(integer(op, "kernel")), fresh(op.outputs[0].shape[-1])
-    frozen = [(axis, f"{op.name} works on it as a whole") for axis in (*positions, kernel, places)]
-    return Meeting([(batch, Product((channels, kernel)), places)], [(x.zero[0], x.zero[1], False)], frozen=frozen)
+@operator
+@dataclass(frozen=True, slots=True)
+class Windows(Operator):
+    """b c [h w] -> b (c kernel) [positions], or back"""
 
+    kinds = ("windows", "unwindows")
+    kernel: int
+    is_back: bool = False
 
-@rule("unwindows")
-def unwindows(op: Op, x: Operand) -> Meeting:
-    """b (c kernel) [positions] -> b c [h w]"""
-    batch, columns, places = x.axes
-    kernel = fresh(integer(op, "kernel"))
-    channels = fresh(columns.size // kernel.size)
-    positions = tuple(fresh(size) for size in op.outputs[0].shape[2:])
-    frozen = [(axis, f"{op.name} works on it as a whole") for axis in (*positions, kernel, places)]
-    equal: list[tuple[Axis, Axis]] = [(columns, Product((channels, kernel)))]
-    zero = (x.zero[0], x.zero[1], *(False for _ in positions))
-    return Meeting([(batch, channels, *positions)], [zero], equal, frozen)
+    @property
+    def kind(self) -> str:
+        return self.kinds[self.is_back]
+
+    def meet(self, op: Op, x: Operand) -> Meeting:
+        shape = op.outputs[0].shape
+        kernel = fresh(self.kernel)
+        batch, columns, *positions = x.axes
+        if not self.is_back:
+            made = [fresh(shape[-1])]
+            outputs, equal = (batch, Product((columns, kernel)), *made), []
+        else:
+            channels = fresh(columns.size // self.kernel)
+            made = [fresh(size) for size in shape[2:]]
+            outputs, equal = (batch, channels, *made), [(columns, Product((channels, kernel)))]
+        frozen = [(axis, f"{op.name} works on it as a whole") for axis in (*positions, kernel, *made)]
+        return Meeting([outputs], [(x.zero[0], x.zero[1], *(False for _ in made))], [*equal], frozen)

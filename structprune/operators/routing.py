@@ -1,114 +1,243 @@
 """Operators that pass axes through: transposes, pools, gathers, softmax, constants, the unknown."""
 
-from collections.abc import Container, Mapping, Sequence
-from typing import cast
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from structprune.algebra.axis import ONE, Axes, Axis, fresh, product
 from structprune.algebra.order import Indices
-from structprune.graph.graph import Op
-from structprune.graph.operator import Meeting, Operand, rule
+from structprune.graph.graph import Op, Value
+from structprune.graph.operator import Meeting, Operand, Operator, Resized, operator
 
 Source = tuple[int, int]
+# For each axis of an output, the (operand, axis) pairs that it equals.
+Path = Sequence[Sequence[Source]]
 
 
-@rule("route")
-def route(op: Op, *operands: Operand) -> Meeting:
+def straight(x: Value) -> list[list[Source]]:
+    return [[(0, axis)] for axis in range(len(x.shape))]
+
+
+@operator
+@dataclass(frozen=True, slots=True)
+class Route(Operator):
     """Each output axis is an axis of some operand, or a new one.
 
-    routes: for each output, for each of its axes, the (operand, axis) pairs that it equals;
-    whole: (operand, axis) -> why it must stay whole; keeps_zero: f(0) = 0;
+    path: that of every output; whole: (operand, axis) -> why it must stay whole; keeps_zero: f(0) = 0;
     copies: the output axes along which all entries are the same; nonzero: those that are never zero;
     positions: the outputs that hold positions or choices, of which none is zero for being made of zeros;
     singular: the axes of the first operand where zeroing gives 0 / 0.
     """
-    meeting = Meeting([], [])
-    whole = cast(Mapping[Source, str], op.attributes.get("whole", {}))
-    for (operand, place), why in whole.items():
-        meeting.frozen.append((operands[operand].axes[place], f"{op.name} {why}"))
-    keeps_zero = bool(op.attributes.get("keeps_zero", True))
-    nonzero = cast(Container[int], op.attributes.get("nonzero", ()))
-    copies = cast(Sequence[int], op.attributes.get("copies", ()))
-    meeting.singular = [operands[0].axes[place] for place in cast(Sequence[int], op.attributes.get("singular", ()))]
-    routes = cast(Sequence[Sequence[Sequence[Source]]], op.attributes["routes"])
-    positions = cast(Container[int], op.attributes.get("positions", ()))
-    for number, (value, paths) in enumerate(zip(op.outputs, routes, strict=True)):
-        axes: list[Axis] = []
-        zero: list[bool] = []
-        for position, (size, sources) in enumerate(zip(value.shape, paths, strict=True)):
-            present = [operands[i].axes[k] for i, k in sources if operands[i].axes[k].size == size]
-            if not present:
-                axis = fresh(size)
-                if position not in copies:
-                    meeting.frozen.append((axis, f"position in the output of {op.name}"))
-                axes.append(axis)
-                zero.append(False)
-                continue
-            meeting.equal.extend((present[0], other) for other in present[1:])
-            axes.append(present[0])
-            is_spread = position in nonzero
-            zero.append(
-                not is_spread
-                and keeps_zero
-                and number not in positions
-                and all(operands[i].zero[k] for i, k in sources if operands[i].axes[k].size == size)
-            )
-        meeting.outputs.append(tuple(axes))
-        meeting.zero.append(tuple(zero))
-    return meeting
+
+    kinds = ("route",)
+    path: Path
+    whole: Mapping[Source, str] = field(default_factory=dict)
+    keeps_zero: bool = True
+    copies: Collection[int] = ()
+    nonzero: Collection[int] = ()
+    positions: Collection[int] = ()
+    singular: Sequence[int] = ()
+
+    def meet(self, op: Op, *operands: Operand) -> Meeting:
+        meeting = Meeting([], [])
+        for (operand, place), why in self.whole.items():
+            meeting.frozen.append((operands[operand].axes[place], f"{op.name} {why}"))
+        meeting.singular = [operands[0].axes[place] for place in self.singular]
+        for number, value in enumerate(op.outputs):
+            axes: list[Axis] = []
+            zero: list[bool] = []
+            for position, (size, sources) in enumerate(zip(value.shape, self.path, strict=True)):
+                present = [(i, k) for i, k in sources if operands[i].axes[k].size == size]
+                if not present:
+                    axis = fresh(size)
+                    if position not in self.copies:
+                        meeting.frozen.append((axis, f"position in the output of {op.name}"))
+                    axes.append(axis)
+                    zero.append(False)
+                    continue
+                first, *others = (operands[i].axes[k] for i, k in present)
+                meeting.equal.extend((first, other) for other in others)
+                axes.append(first)
+                is_kept = self.keeps_zero and position not in self.nonzero and number not in self.positions
+                zero.append(is_kept and all(operands[i].zero[k] for i, k in present))
+            meeting.outputs.append(tuple(axes))
+            meeting.zero.append(tuple(zero))
+        return meeting
 
 
-@rule("pick")
-def pick(op: Op, x: Operand, index: Operand | None = None, other: Operand | None = None) -> Meeting:
-    """y[..., i, ...] = x[..., picks[i], ...], along one axis or several
+@operator
+@dataclass(frozen=True, slots=True)
+class Resize(Operator):
+    """Positions resized to given sizes; the other axes pass. `along` are the axes that `sizes` are of."""
+
+    kinds = ("resize",)
+    axes: Collection[int]
+    sizes: tuple[int, ...] = ()
+    along: tuple[int, ...] = ()
+    keeps_zero: bool = True
+
+    def meet(self, op: Op, *operands: Operand) -> Meeting:
+        path = [[] if k in self.axes else [(0, k)] for k in range(len(operands[0].axes))]
+        whole = {(0, k): "works on it as a whole" for k in self.axes}
+        return Route(path, whole, self.keeps_zero).meet(op, *operands)
+
+    def resized(self, op: Op, new: Resized) -> Resize:
+        return replace(self, sizes=tuple(new.shape(op.outputs[0])[k] for k in self.along)) if self.sizes else self
+
+
+def resized_sizes(given: Sequence[int], after: Sequence[int], kept: Collection[int] = (-1,)) -> tuple[int, ...]:
+    """New sizes, with the numbers that stand for something else left in place."""
+    return tuple(old if old in kept else size for old, size in zip(given, after, strict=True))
+
+
+@operator
+@dataclass(frozen=True, slots=True)
+class Expand(Operator):
+    """Copies along new axes and axes of one entry; `sizes` as given, of the last axes; `kept` are no sizes"""
+
+    kinds = ("expand",)
+    sizes: tuple[int, ...]
+    kept: tuple[int, ...] = (-1,)
+
+    def meet(self, op: Op, x: Operand) -> Meeting:
+        shape = op.outputs[0].shape
+        lead = len(shape) - len(x.shape)
+        path = [[] if k < lead or x.shape[k - lead] != size else [(0, k - lead)] for k, size in enumerate(shape)]
+        copies = [k for k, sources in enumerate(path) if not sources]
+        return Route(path, copies=copies).meet(op, x)
+
+    def resized(self, op: Op, new: Resized) -> Expand:
+        after = new.shape(op.outputs[0])
+        return replace(self, sizes=resized_sizes(self.sizes, after[len(after) - len(self.sizes) :], self.kept))
+
+
+@operator
+@dataclass(frozen=True, slots=True, eq=False)
+class Pick(Operator):
+    """y[..., i, ...] = x[..., index[i], ...], along one axis or several
 
     covers: the output axes that those of the index are, where it is stored and can be made smaller;
-    shared: the axis of another tensor that was read by the same stored index: both lose the same entries.
+    stored: the name of what holds the index; is_gather: the index has the other axes of x too; is_steady: whether
+    inputs of other sizes give the same index; shared: the axis of another tensor that was read by the same stored
+    index: both lose the same entries.
     """
-    meeting = Meeting([], [])
-    axes: list[Axis] = []
-    zero: list[bool] = []
-    picks = cast(Mapping[int, Indices], op.attributes["picks"])
-    for place, (axis, is_zero) in enumerate(zip(x.axes, x.zero, strict=True)):
-        if place not in picks:
-            axes.append(axis)
-            zero.append(is_zero)
-            continue
-        taken = [fresh(size) for size in picks[place].shape]
-        meeting.picked.append((product(taken), axis, picks[place].reshape(-1)))
-        axes.extend(taken)
-        zero.extend(is_zero for _ in taken)
-    covers = cast(Sequence[int], op.attributes.get("covers", ()))
-    if index is not None and covers:
-        meeting.equal.extend((axes[k], axis) for k, axis in zip(covers, index.axes, strict=True) if axis.size != 1)
-    if index is not None and not covers and op.attributes.get("is_gather"):
-        # The index has the other axes of x too.
-        pairs = zip(x.axes, index.axes, strict=True)
-        meeting.equal += [(a, b) for k, (a, b) in enumerate(pairs) if k not in picks and b.size == a.size]
-    if other is not None:
-        meeting.equal.append((x.axes[min(picks)], other.axes[cast(int, op.attributes["shared"])]))
-    meeting.outputs, meeting.zero = [tuple(axes)], [tuple(zero)]
-    return meeting
+
+    kinds = ("pick",)
+    indices: Mapping[int, Indices]
+    covers: Collection[int] = ()
+    stored: str | None = None
+    is_gather: bool = False
+    is_steady: Callable[[], bool] | None = None
+    shared: int | None = None
+
+    @property
+    def dim(self) -> int:
+        return min(self.indices)
+
+    def meet(self, op: Op, x: Operand, index: Operand | None = None, other: Operand | None = None) -> Meeting:
+        meeting = Meeting([], [])
+        axes: list[Axis] = []
+        zero: list[bool] = []
+        for place, (axis, is_zero) in enumerate(zip(x.axes, x.zero, strict=True)):
+            if place not in self.indices:
+                axes.append(axis)
+                zero.append(is_zero)
+                continue
+            taken = [fresh(size) for size in self.indices[place].shape]
+            meeting.picked.append((product(taken), axis, self.indices[place].reshape(-1)))
+            axes.extend(taken)
+            zero.extend(is_zero for _ in taken)
+        if index is not None and self.covers:
+            pairs = zip(self.covers, index.axes, strict=True)
+            meeting.equal.extend((axes[k], axis) for k, axis in pairs if axis.size != 1)
+        elif index is not None and self.is_gather:
+            others = enumerate(zip(x.axes, index.axes, strict=True))
+            meeting.equal += [(a, b) for k, (a, b) in others if k not in self.indices and b.size == a.size]
+        if other is not None and self.shared is not None:
+            meeting.equal.append((x.axes[self.dim], other.axes[self.shared]))
+        meeting.outputs, meeting.zero = [tuple(axes)], [tuple(zero)]
+        return meeting
+
+    def resized(self, op: Op, new: Resized) -> Pick:
+        """Without what reads removed entries, in the numbers of those that stay."""
+        x, output = op.inputs[0], op.outputs[0]
+        assert x is not None
+        found: dict[int, Indices] = {}
+        shift = 0
+        for dim, index in sorted(self.indices.items()):
+            left = index
+            for axis in range(index.ndim):
+                kept = new.indices(output, dim + shift + axis)
+                left = left if kept is None else left.take(kept, axis)
+            found[dim] = new.places(x, dim)[left]
+            shift += index.ndim - 1
+        return replace(self, indices=found)
 
 
-@rule("constant")
-def constant(op: Op, *operands: Operand) -> Meeting:
-    """Every entry is the same: any of them can go."""
-    outputs: list[Axes] = [tuple(fresh(size) for size in value.shape) for value in op.outputs]
-    is_zero = bool(op.attributes.get("fills_zero", False))
-    return Meeting(outputs, [tuple(is_zero for _ in axes) for axes in outputs])
+@operator
+@dataclass(frozen=True, slots=True)
+class Roll(Operator):
+    """x[(i - shift) % size] along each of some axes"""
+
+    kinds = ("roll",)
+    dims: tuple[int, ...]
+    shifts: tuple[int, ...]
+
+    def meet(self, op: Op, x: Operand) -> Meeting:
+        turned = zip(self.dims, self.shifts, strict=True)
+        return Pick({k: (np.arange(x.shape[k]) - shift) % x.shape[k] for k, shift in turned}).meet(op, x)
+
+    def resized(self, op: Op, new: Resized) -> Roll:
+        (x,) = op.inputs
+        assert x is not None
+        after = list(self.shifts)
+        for place, (dim, shift) in enumerate(zip(self.dims, self.shifts, strict=True)):
+            if new.shape(x)[dim] != x.shape[dim]:
+                # A shift of -k brings the first k entries to the end, one of k the last k to the front.
+                front = new.before(x, dim, -shift % x.shape[dim])
+                after[place] = -front if shift < 0 else new.shape(x)[dim] - front
+        return replace(self, shifts=tuple(after))
 
 
-@rule("opaque")
-def opaque(op: Op, *operands: Operand | None) -> Meeting:
+@operator
+@dataclass(frozen=True, slots=True)
+class Constant(Operator):
+    """Every entry is the same: any of them can go. `sizes` as given; `kept` are no sizes."""
+
+    kinds = ("constant",)
+    sizes: tuple[int, ...]
+    fills_zero: bool = False
+    kept: tuple[int, ...] = ()
+
+    def meet(self, op: Op, *operands: Operand) -> Meeting:
+        outputs: list[Axes] = [tuple(fresh(size) for size in value.shape) for value in op.outputs]
+        return Meeting(outputs, [tuple(self.fills_zero for _ in axes) for axes in outputs])
+
+    def resized(self, op: Op, new: Resized) -> Constant:
+        after = new.shape(op.outputs[0])
+        return replace(self, sizes=resized_sizes(self.sizes, after[len(after) - len(self.sizes) :], self.kept))
+
+
+@operator
+@dataclass(frozen=True, slots=True)
+class Opaque(Operator):
     """Nothing is known: every axis stays whole."""
-    why = str(op.attributes.get("why", f"no rule for {op.name!r}"))
-    meeting = Meeting([], [])
-    for operand in operands:
-        if operand is not None:
-            meeting.frozen.extend((axis, why) for axis in operand.axes)
-    for value in op.outputs:
-        axes = tuple(fresh(size) for size in value.shape)
-        meeting.frozen.extend((axis, why) for axis in axes if axis is not ONE)
-        meeting.outputs.append(axes)
-        meeting.zero.append((False,) * len(axes))
-    return meeting
+
+    kinds = ("opaque",)
+    why: str | None = None
+
+    def meet(self, op: Op, *operands: Operand | None) -> Meeting:
+        why = f"no rule for {op.name!r}" if self.why is None else self.why
+        meeting = Meeting([], [])
+        for operand in operands:
+            if operand is not None:
+                meeting.frozen.extend((axis, why) for axis in operand.axes)
+        for value in op.outputs:
+            axes = tuple(fresh(size) for size in value.shape)
+            meeting.frozen.extend((axis, why) for axis in axes if axis is not ONE)
+            meeting.outputs.append(axes)
+            meeting.zero.append((False,) * len(axes))
+        return meeting

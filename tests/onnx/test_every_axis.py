@@ -99,6 +99,15 @@ def single(row: Row, front: OnnxFrontend, node: ir.Node, is_bare: bool, seed: in
     return helper.make_model(graph, opset_imports=opsets, ir_version=10)
 
 
+def single_of(row: Row, kind: str, is_bare: bool) -> tuple[onnx.ModelProto, Any]:
+    """The model of the first node of a kind in a row, and its input."""
+    front = front_of(row)
+    node = next(each for each in front.model.graph if each.op_type == kind)
+    model = single(row, front, node, is_bare)
+    assert model is not None
+    return model, {"t": np.array([0.7], dtype=np.float32)}
+
+
 # Their results are choices between numbers, which rounding decides.
 ROUNDED = {"QuantizeLinear", "DynamicQuantizeLinear", "DequantizeLinear", "MatMulInteger", "ConvInteger"}
 

@@ -2,39 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import onnx_ir as ir
 
-from structprune.frontends.onnx.read.lower import Call, Lowered, Place, Resized, entry, opaque
+from structprune.frontends.lowering import Lowered
+from structprune.frontends.onnx.read.lower import Call, entry, opaque
 from structprune.frontends.onnx.record.trace import Type, shape_of
 from structprune.graph.graph import Value
+from structprune.operators.attention import MultiheadAttention, Rotary
+from structprune.operators.linear import LinearTransposed
+from structprune.operators.reshaping import Split
 
 CONTRIB = "com.microsoft"
-
-
-def count_of_heads(new: Resized, value: Value, heads: int) -> int:
-    """How many heads are left in an axis that holds them, or in the second axis of four."""
-    if len(value.shape) == 4:
-        return new.shape(value)[1]
-    axis = len(value.shape) - 1
-    width = value.shape[axis] // heads
-    kept = [new.before(value, axis, (h + 1) * width) - new.before(value, axis, h * width) for h in range(heads)]
-    return sum(count > 0 for count in kept)
-
-
-def width_of_heads(new: Resized, value: Value, heads: int) -> int:
-    return new.shape(value)[-1] if len(value.shape) == 4 else new.shape(value)[-1] // count_of_heads(new, value, heads)
-
-
-def scale_kept(call: Call, new: Resized, query: Value, heads: int) -> dict[Place, Any]:
-    """The scale that a node derives from the width of its heads is spelled out when that width changes."""
-    old = query.shape[-1] if len(query.shape) == 4 else query.shape[-1] // heads
-    if call.get("scale", 0.0) or width_of_heads(new, query, heads) == old:
-        return {}
-    return {"scale": 1 / math.sqrt(old)}
 
 
 @entry("Attention")
@@ -46,16 +27,23 @@ def attention(call: Call) -> Lowered:
     heads = call.get("q_num_heads", 0) if is_packed else query.shape[1]
     key_heads = call.get("kv_num_heads", 0) if is_packed else key.shape[1]
 
-    def literals(new: Resized) -> dict[Place, Any]:
-        found = scale_kept(call, new, query, heads)
-        if is_packed:
-            found["q_num_heads"] = count_of_heads(new, query, heads)
-            found["kv_num_heads"] = count_of_heads(new, key, key_heads)
-        return found
+    def arguments(new: MultiheadAttention) -> dict[str, Any]:
+        counts = {"q_num_heads": new.heads, "kv_num_heads": new.key_heads} if is_packed else {}
+        return {**counts, **scaled(new)}
 
     given = [query, key, value, call.input(3), None, call.input(4), call.input(5)]
-    attributes = {"heads": heads, "key_heads": key_heads, "is_causal": bool(call.get("is_causal", 0))}
-    return Lowered("multihead_attention", given, attributes, literals)
+    scale = call.get("scale", 0.0) or None
+    return Lowered(MultiheadAttention(heads, key_heads, scale, bool(call.get("is_causal", 0))), given, arguments)
+
+
+def scaled(new: MultiheadAttention) -> dict[str, Any]:
+    return {} if new.scale is None else {"scale": new.scale}
+
+
+def of_one_count(call: Call) -> MultiheadAttention:
+    """The attention of a contrib operator with as many heads of keys as of queries."""
+    heads = call.get("num_heads", 1)
+    return MultiheadAttention(heads, heads, call.get("scale", 0.0) or None, bool(call.get("unidirectional", 0)))
 
 
 @entry("MultiHeadAttention", domain=CONTRIB)
@@ -65,14 +53,8 @@ def multi_head_attention(call: Call) -> Lowered:
         return opaque(call, "attention of packed queries, keys and values")
     if 3 in call.outputs_at or call.has(8) or call.has(9):
         return opaque(call, "attention with a shared buffer, or whose scores are read")
-    heads = call.get("num_heads", 1)
-
-    def literals(new: Resized) -> dict[Place, Any]:
-        return {"num_heads": count_of_heads(new, query, heads), **scale_kept(call, new, query, heads)}
-
     given = [query, key, value, call.input(5), call.input(3), call.input(6), call.input(7)]
-    attributes = {"heads": heads, "key_heads": heads, "is_causal": bool(call.get("unidirectional", 0))}
-    return Lowered("multihead_attention", given, attributes, literals)
+    return Lowered(of_one_count(call), given, lambda new: {"num_heads": new.heads, **scaled(new)})
 
 
 @entry("GroupQueryAttention", domain=CONTRIB)
@@ -84,30 +66,24 @@ def group_query_attention(call: Call) -> Lowered | list[Lowered]:
     steps: list[Lowered] = []
     if key is None or value is None:
         width = query.shape[-1] // (heads + 2 * key_heads)
-        packed, sizes = query, [count * width for count in (heads, key_heads, key_heads)]
+        packed, sizes = query, tuple(count * width for count in (heads, key_heads, key_heads))
         query, key, value = parts(packed, sizes)
-        steps.append(Lowered("split", [packed], {"dim": 2, "sizes": sizes}, outputs=[query, key, value]))
-    query_given, key_given = query, key
-
-    def literals(new: Resized) -> dict[Place, Any]:
-        return {
-            "num_heads": count_of_heads(new, query_given, heads),
-            "kv_num_heads": count_of_heads(new, key_given, key_heads),
-        }
-
+        steps.append(Lowered(Split(2, sizes), [packed], outputs=[query, key, value]))
     cosine, sine = call.input(7), call.input(8)
     if call.get("do_rotary", 0) and cosine is not None and sine is not None:
         turned: list[Value] = []
         for each, count in ((query, heads), (key, key_heads)):
             turned.append(Value(f"{each.name} turned", each.shape))
-            attributes = {"heads": count, "is_interleaved": bool(call.get("rotary_interleaved", 0))}
-            steps.append(Lowered("rotary", [each, cosine, sine], attributes, outputs=turned[-1:]))
+            rotary = Rotary(count, 2 * cosine.shape[-1], bool(call.get("rotary_interleaved", 0)))
+            steps.append(Lowered(rotary, [each, cosine, sine], outputs=turned[-1:]))
         query, key = turned
     given = [query, key, value, None, None, call.input(3), call.input(4)]
-    attributes = {"heads": heads, "key_heads": key_heads, "keeps_width": "onnxruntime takes heads of 8, 16, ..."}
     # It counts the positions itself, and is causal always.
-    attributes.update(is_causal=True, has_lengths=True)
-    return [*steps, Lowered("multihead_attention", given, attributes, literals)]
+    width = "onnxruntime takes heads of 8, 16, ..."
+    grouped = MultiheadAttention(
+        heads, key_heads, call.get("scale", 0.0) or None, is_causal=True, has_lengths=True, keeps_width=width
+    )
+    return [*steps, Lowered(grouped, given, {"heads": "num_heads", "key_heads": "kv_num_heads"})]
 
 
 def parts(packed: Value, sizes: Sequence[int]) -> list[Value]:
@@ -124,23 +100,22 @@ def fused_attention(call: Call) -> Lowered | list[Lowered]:
     x, weight, bias, mask = call.x(), call.inputs[1], call.input(2), call.input(5)
     if weight is None or call.has(4) or call.has(6) or call.get("do_rotary", 0) or 1 in call.outputs_at:
         return opaque(call, "fused attention with a past, or with rotary embedding")
-    heads, whole = call.get("num_heads", 1), weight.shape[1]
-    sizes = call.get("qkv_hidden_sizes", None) or [whole // 3] * 3
+    whole = weight.shape[1]
+    sizes = tuple(call.get("qkv_hidden_sizes", None) or [whole // 3] * 3)
     packed = Value(f"{x.name} projected", (*x.shape[:-1], whole))
     query, key, value = parts(packed, sizes)
 
-    def literals(new: Resized) -> dict[Place, Any]:
-        after = [new.shape(each)[-1] for each in (query, key, value)]
-        found: dict[Place, Any] = {"num_heads": count_of_heads(new, query, heads)}
-        if call.get("qkv_hidden_sizes", None) or len(set(after)) > 1:
-            found["qkv_hidden_sizes"] = after
-        return {**found, **scale_kept(call, new, query, heads)}
+    def widths(new: Split) -> dict[str, Any]:
+        is_told = call.get("qkv_hidden_sizes", None) or len(set(new.sizes)) > 1
+        return {"qkv_hidden_sizes": list(new.sizes)} if is_told else {}
 
-    attributes = {"heads": heads, "key_heads": heads, "is_causal": bool(call.get("unidirectional", 0))}
+    attention = Lowered(
+        of_one_count(call), [query, key, value, mask], lambda new: {"num_heads": new.heads, **scaled(new)}
+    )
     return [
-        Lowered("linear_transposed", [x, weight, bias], outputs=[packed]),
-        Lowered("split", [packed], {"dim": len(x.shape) - 1, "sizes": sizes}, outputs=[query, key, value]),
-        Lowered("multihead_attention", [query, key, value, mask], attributes, literals),
+        Lowered(LinearTransposed(), [x, weight, bias], outputs=[packed]),
+        Lowered(Split(len(x.shape) - 1, sizes), [packed], widths, [query, key, value]),
+        attention,
     ]
 
 
@@ -155,16 +130,12 @@ def rotary_embedding(call: Call) -> Lowered:
     width = 2 * cosine.shape[-1]
     heads = 1 if len(x.shape) == 4 else given or x.shape[-1] // width
 
-    def literals(new: Resized) -> dict[Place, Any]:
-        found: dict[Place, Any] = {}
-        if given:
-            found["num_heads"] = new.shape(x)[1] if len(x.shape) == 4 else count_of_heads(new, x, heads)
-        if turned:
-            found["rotary_embedding_dim"] = 2 * new.shape(cosine)[-1]
-        return found
+    def arguments(new: Rotary) -> dict[str, Any]:
+        found = {"num_heads": new.heads} if given else {}
+        return {**found, **({"rotary_embedding_dim": new.turned} if turned else {})}
 
-    attributes = {"heads": heads, "is_interleaved": bool(call.get("interleaved", 0))}
-    return Lowered("rotary", [x, cosine, sine], attributes, literals)
+    rotary = Rotary(heads, width, bool(call.get("interleaved", 0)))
+    return Lowered(rotary, [x, cosine, sine], arguments)
 
 
 # -- the shapes that they give ---------------------------------------------------------------------

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx.shape_inference import infer_node_outputs
 
+from structprune.frontends.lowering import Lowered
 from structprune.frontends.onnx.read.attention import CONTRIB, first
-from structprune.frontends.onnx.read.lower import Call, Literals, Lowered, Place, Resized, entry, opaque
+from structprune.frontends.onnx.read.lower import Call, entry, opaque
 from structprune.frontends.onnx.record.trace import Type, node_proto, read_type, shape_of
 from structprune.graph.graph import Value
+from structprune.operators.elementwise import Pointwise
+from structprune.operators.linear import Convolution, Einsum, Linear, LinearTransposed
+from structprune.operators.normalisation import LayerNorm
+from structprune.operators.routing import Path, Route
 from structprune.operators.zero import NEVER, all_of
 
 # Activations that give zero for zero, whatever their parameters.
@@ -31,8 +35,8 @@ def skip_layer_norm(call: Call) -> Lowered | list[Lowered]:
     added = call.outputs_at.get(3) or Value(f"{x.name} and what is added", x.shape)
     summands = [each for each in (x, skip, bias) if each is not None]
     return [
-        Lowered("pointwise", summands, {"zero": all_of(len(summands))}, outputs=[added]),
-        Lowered("layer_norm", [added, scale, shift], {"rank": 1, "centred": is_centred}, outputs=[call.outputs_at[0]]),
+        Lowered(Pointwise(all_of(len(summands))), summands, outputs=[added]),
+        Lowered(LayerNorm(x.shape[-1:], is_centred), [added, scale, shift], outputs=[call.outputs_at[0]]),
     ]
 
 
@@ -49,16 +53,16 @@ def embed_layer_norm(call: Call) -> Lowered | list[Lowered]:
             continue
         found = Value(f"{table.name} by index", (*ids.shape, table.shape[1]))
         # Positions that are not given are counted.
-        route = [[(1, 0)], [(1, 1)], [(0, 1)]] if chosen is not None else [[], [], [(0, 1)]]
-        attributes = {"routes": [route], "whole": {(0, 0): "reads it by index"}}
-        steps.append(Lowered("route", [table] if chosen is None else [table, chosen], attributes, outputs=[found]))
+        path: Path = [[(1, 0)], [(1, 1)], [(0, 1)]] if chosen is not None else [[], [], [(0, 1)]]
+        reading = Route(path, {(0, 0): "reads it by index"})
+        steps.append(Lowered(reading, [table] if chosen is None else [table, chosen], outputs=[found]))
     output = call.outputs_at[0]
     added = call.outputs_at.get(2) or Value(f"{output.name} before its norm", output.shape)
     summands = [value for step in steps for value in step.outputs or ()]
     return [
         *steps,
-        Lowered("pointwise", summands, {"zero": all_of(len(summands))}, outputs=[added]),
-        Lowered("layer_norm", [added, call.input(5), call.input(6)], {"rank": 1}, outputs=[output]),
+        Lowered(Pointwise(all_of(len(summands))), summands, outputs=[added]),
+        Lowered(LayerNorm(output.shape[-1:]), [added, call.input(5), call.input(6)], outputs=[output]),
     ]
 
 
@@ -66,7 +70,7 @@ def embed_layer_norm(call: Call) -> Lowered | list[Lowered]:
 def fused_gelu(call: Call) -> Lowered:
     """f(x + bias), with f(0) = 0."""
     summands = [value for value in call.inputs if value is not None]
-    return Lowered("pointwise", summands, {"zero": all_of(len(summands))})
+    return Lowered(Pointwise(all_of(len(summands))), summands)
 
 
 @entry("FusedMatMul", domain=CONTRIB)
@@ -75,7 +79,7 @@ def fused_matmul(call: Call) -> Lowered:
         return opaque(call, "a product of tensors whose batch axes are moved")
     left = "... k i" if call.get("transA", 0) else "... i k"
     right = "... j k" if call.get("transB", 0) else "... k j"
-    return Lowered("einsum", call.inputs[:2], {"notation": f"{left}, {right} -> ... i j"})
+    return Lowered(Einsum(f"{left}, {right} -> ... i j"), call.inputs[:2])
 
 
 @entry("FusedConv", domain=CONTRIB)
@@ -84,20 +88,11 @@ def fused_conv(call: Call) -> Lowered | list[Lowered]:
     x, weight, output = call.x(), call.inputs[1], call.outputs[0]
     assert weight is not None
     conv = Value(f"{output.name} before its activation", output.shape)
-    attributes = {"groups": call.get("group", 1)}
+    convolution = Convolution(call.get("group", 1))
     return [
-        Lowered("conv", [x, weight, call.input(2)], attributes, groups_of(x, weight), [conv]),
+        Lowered(convolution, [x, weight, call.input(2)], {"groups": "group"}, [conv]),
         activated(call, [conv, call.input(3)]),
     ]
-
-
-def groups_of(wide: Value, weight: Value) -> Literals:
-    """How many groups of the weight's second axis are left."""
-
-    def literals(new: Resized) -> dict[Place, Any]:
-        return {"group": new.shape(wide)[1] // new.shape(weight)[1]}
-
-    return literals
 
 
 @entry("FusedGemm", domain=CONTRIB)
@@ -107,14 +102,14 @@ def fused_gemm(call: Call) -> Lowered | list[Lowered]:
     if call.get("transA", 0) or (bias is not None and len(bias.shape) != 1):
         return opaque(call, "a product of transposed inputs, or with a matrix added")
     product = Value(f"{output.name} before its activation", output.shape)
-    kind = "linear" if call.get("transB", 0) else "linear_transposed"
-    return [Lowered(kind, [x, weight, bias], outputs=[product]), activated(call, [product])]
+    linear = Linear() if call.get("transB", 0) else LinearTransposed()
+    return [Lowered(linear, [x, weight, bias], outputs=[product]), activated(call, [product])]
 
 
 def activated(call: Call, summands: Sequence[Value | None]) -> Lowered:
     keeps_zero = call.get("activation", "") in KEEP_ZERO
     present = [value for value in summands if value is not None]
-    return Lowered("pointwise", present, {"zero": all_of(len(present)) if keeps_zero else NEVER})
+    return Lowered(Pointwise(all_of(len(present)) if keeps_zero else NEVER), present)
 
 
 # -- the shapes that they give ---------------------------------------------------------------------

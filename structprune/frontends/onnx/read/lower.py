@@ -1,21 +1,21 @@
 """Lower a traced ONNX graph to the neutral graph.
 
-Each operator has an entry: the kind whose rule speaks for it, the operands and attributes that the rule reads,
-and how its literals (attributes, and inputs that hold sizes) follow from the new shapes.
+Each operator has an entry: the neutral operator that it is, its operands, and which of its attributes, and of its
+inputs that hold sizes, hold which fields.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
-from structprune.algebra.order import Indices
+from structprune.frontends.lowering import Lowered, literals_of
 from structprune.frontends.onnx.record.trace import (
     Numbers,
     Trace,
@@ -27,33 +27,14 @@ from structprune.frontends.onnx.record.trace import (
     taken_branch,
     version_of,
 )
-from structprune.graph.graph import Graph, Op, Shape, Value, Where
-from structprune.graph.operator import RULES
+from structprune.graph.graph import Graph, Op, Value, Where
+from structprune.graph.operator import RULES, Custom
+from structprune.operators.routing import Opaque, Route, straight
 
 NEWEST = onnx.defs.onnx_opset_version()
 
 # Axes of more parts than that, one after another, are not told apart.
 MOST_PARTS = 1 << 14
-
-# A literal's place in its node: an attribute by name, an input by number.
-Place = str | int
-Literals = Callable[["Resized"], dict[Place, Any]]
-
-
-class Resized(Protocol):
-    """What literals are computed from: the shapes of the smaller model."""
-
-    def shape(self, value: Value) -> Shape:
-        """The new shape of a value."""
-
-    def before(self, value: Value, axis: int, at: int) -> int:
-        """How many of the indices before `at` stay."""
-
-    def indices(self, value: Value, axis: int) -> Indices | None:
-        """The indices that stay along an axis; None for all."""
-
-    def places(self, value: Value, axis: int) -> Indices:
-        """Where each index is in the smaller axis."""
 
 
 @dataclass(slots=True, eq=False)
@@ -106,17 +87,6 @@ class Call:
         return place < len(self.node.inputs) and self.node.inputs[place] is not None
 
 
-@dataclass(slots=True)
-class Lowered:
-    """How one node, or one step of it, reads as an operator of the neutral graph."""
-
-    kind: str
-    inputs: Sequence[Value | None]
-    attributes: dict[str, Any] = field(default_factory=dict)
-    literals: Literals | None = None
-    outputs: Sequence[Value] | None = None
-
-
 Entry = Callable[[Call], Lowered | list[Lowered]]
 ENTRIES: dict[tuple[str, str], Entry] = {}
 
@@ -135,7 +105,7 @@ def entry(*names: str, domain: str = "") -> Callable[[Entry], Entry]:
 
 def opaque(call: Call, why: str | None = None) -> Lowered:
     given = list(dict.fromkeys(value for value in call.inputs if value is not None))
-    return Lowered("opaque", given, {} if why is None else {"why": why})
+    return Lowered(Opaque(why), given)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -266,15 +236,9 @@ class Lowering:
             made is not None for made, value in zip(inputs, node.inputs, strict=True) if value is not None
         )
         for step in self.steps(call, is_known):
-            op = Op(
-                step.kind,
-                node.op_type,
-                tuple(step.inputs),
-                tuple(call.outputs if step.outputs is None else step.outputs),
-                step.attributes,
-                where,
-                source=(call, step.literals),
-            )
+            made_here = tuple(call.outputs if step.outputs is None else step.outputs)
+            op = Op(step.operator, node.op_type, tuple(step.inputs), made_here, where)
+            op.source = (call, literals_of(op, step.arguments))
             for made in op.outputs:
                 made.producer = op
             self.note_parameters(op.inputs)
@@ -323,7 +287,7 @@ class Lowering:
         """What comes out of an If whose branch is known is what comes out of the branch, lowered already."""
         results = [self.value(value) for value in branch.outputs]
         return [
-            Lowered("route", [result], {"routes": [[[(0, k)] for k in range(len(made.shape))]]}, outputs=[made])
+            Lowered(Route(straight(made)), [result], outputs=[made])
             for result, made in zip(results, call.outputs, strict=True)
             if result is not None
         ]
@@ -394,7 +358,8 @@ class Lowering:
 
 def custom(call: Call, kind: str) -> Lowered:
     """An operator whose rule was registered under its own name."""
-    return Lowered(kind, call.inputs, {name: attribute.value for name, attribute in call.node.attributes.items()})
+    given = {name: attribute.value for name, attribute in call.node.attributes.items()}
+    return Lowered(Custom(kind, given), call.inputs)
 
 
 def label(node: ir.Node) -> str:

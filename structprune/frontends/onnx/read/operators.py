@@ -8,40 +8,49 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from structprune.frontends.lowering import Lowered
 from structprune.frontends.onnx.read import (
     attention,  # noqa: F401  registers their entries
     fused,  # noqa: F401  registers their entries
+    movement,  # noqa: F401  registers their entries
     quantized,  # noqa: F401  registers their entries
 )
-from structprune.frontends.onnx.read.fused import groups_of
-from structprune.frontends.onnx.read.lower import Call, Entry, Lowered, Place, Resized, entry, opaque
-from structprune.frontends.onnx.read.movement import routed, straight
+from structprune.frontends.onnx.read.lower import Call, Entry, entry, opaque
 from structprune.frontends.onnx.record.trace import Type, shape_of
 from structprune.operators import zero
-from structprune.operators.linear import einsum_notation, matmul_notation
+from structprune.operators.elementwise import Pointwise
+from structprune.operators.linear import (
+    Convolution,
+    Einsum,
+    Linear,
+    LinearTransposed,
+    einsum_notation,
+    matmul_notation,
+)
+from structprune.operators.normalisation import BatchNorm, GroupNorm, LayerNorm
+from structprune.operators.recurrent import RecurrentStacked
+from structprune.operators.reduction import How, Reduce
+from structprune.operators.routing import Route, straight
 
 
 @entry("Conv", "ConvTranspose")
 def conv(call: Call) -> Lowered:
-    x, weight = call.x(), call.inputs[1]
     is_transposed = call.node.op_type == "ConvTranspose"
-    assert weight is not None
-    literals = groups_of(call.outputs[0] if is_transposed else x, weight)
-    kind = "conv_transposed" if is_transposed else "conv"
-    return Lowered(kind, [x, weight, call.input(2)], {"groups": call.get("group", 1)}, literals)
+    operands = [call.x(), call.inputs[1], call.input(2)]
+    return Lowered(Convolution(call.get("group", 1), is_transposed), operands, {"groups": "group"})
 
 
 @entry("Gemm")
 def gemm(call: Call) -> Lowered:
     x, weight, bias = call.x(), call.inputs[1], call.input(2)
     if not call.get("transA", 0) and (bias is None or len(bias.shape) == 1):
-        return Lowered("linear" if call.get("transB", 0) else "linear_transposed", [x, weight, bias])
+        return Lowered(Linear() if call.get("transB", 0) else LinearTransposed(), [x, weight, bias])
     left = "k i" if call.get("transA", 0) else "i k"
     right = "j k" if call.get("transB", 0) else "k j"
     if bias is None:
-        return Lowered("einsum", [x, weight], {"notation": f"{left}, {right} -> i j"})
+        return Lowered(Einsum(f"{left}, {right} -> i j"), [x, weight])
     added = " ".join("ij"[2 - len(bias.shape) :])
-    return Lowered("einsum", [x, weight, bias], {"notation": f"{left}, {right}, {added} -> i j", "factors": 2})
+    return Lowered(Einsum(f"{left}, {right}, {added} -> i j", 2), [x, weight, bias])
 
 
 @entry("MatMul")
@@ -49,8 +58,8 @@ def matmul(call: Call) -> Lowered:
     left, right = call.x(), call.inputs[1]
     assert right is not None
     if right.parameter is not None and len(right.shape) == 2 and len(left.shape) > 1:
-        return Lowered("linear_transposed", [left, right])
-    return Lowered("einsum", [left, right], {"notation": matmul_notation(len(left.shape), len(right.shape))})
+        return Lowered(LinearTransposed(), [left, right])
+    return Lowered(Einsum(matmul_notation(len(left.shape), len(right.shape))), [left, right])
 
 
 @entry("Einsum")
@@ -58,7 +67,7 @@ def einsum(call: Call) -> Lowered:
     notation = einsum_notation(call.get("equation", ""))
     if notation is None:
         return opaque(call, "einsum with a repeated index (a diagonal)")
-    return Lowered("einsum", call.inputs, {"notation": notation})
+    return Lowered(Einsum(notation), call.inputs)
 
 
 # -- normalisations --------------------------------------------------------------------------------
@@ -67,33 +76,25 @@ def einsum(call: Call) -> Lowered:
 @entry("BatchNormalization")
 def batch_norm(call: Call) -> Lowered:
     by_batch = bool(call.get("training_mode", 0)) and call.version >= 14
-    return Lowered("batch_norm", call.inputs[:5], {"by_batch": by_batch})
+    return Lowered(BatchNorm(by_batch), call.inputs[:5])
 
 
 @entry("InstanceNormalization")
 def instance_norm(call: Call) -> Lowered:
-    return Lowered("instance_norm", call.inputs[:3])
+    return Lowered(BatchNorm(by_sample=True), call.inputs[:3])
 
 
 @entry("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 @entry("SimplifiedLayerNormalization", domain="com.microsoft")
 def layer_norm(call: Call) -> Lowered:
     x = call.x()
-    rank = len(x.shape) - call.get("axis", -1) % len(x.shape)
-    is_centred = call.node.op_type == "LayerNormalization"
-    return Lowered("layer_norm", [x, call.input(1), call.input(2)], {"rank": rank, "centred": is_centred})
+    norm = LayerNorm(x.shape[call.get("axis", -1) % len(x.shape) :], call.node.op_type == "LayerNormalization")
+    return Lowered(norm, [x, call.input(1), call.input(2)])
 
 
 @entry("GroupNormalization")
 def group_norm(call: Call) -> Lowered:
-    x, groups = call.x(), call.get("num_groups", 1)
-    width = x.shape[1] // groups
-
-    def literals(new: Resized) -> dict[Place, Any]:
-        kept = [new.before(x, 1, (g + 1) * width) - new.before(x, 1, g * width) for g in range(groups)]
-        return {"num_groups": sum(count > 0 for count in kept)}
-
-    return Lowered("group_norm", call.inputs[:3], {"groups": groups}, literals)
+    return Lowered(GroupNorm(call.get("num_groups", 1)), call.inputs[:3], {"groups": "num_groups"})
 
 
 @entry("MeanVarianceNormalization")
@@ -103,13 +104,13 @@ def mean_variance_norm(call: Call) -> Lowered:
     over = {axis % len(x.shape) for axis in call.get("axes", [0, 2, 3])}
     others = [axis for axis in range(len(x.shape)) if axis not in over]
     whole = {(0, axis): "is taken over it" for axis in over}
-    return routed(x, straight(x), whole=whole, singular=others)
+    return Lowered(Route(straight(x), whole, singular=others), [x])
 
 
 @entry("LRN")
 def local_response(call: Call) -> Lowered:
     x = call.x()
-    return routed(x, straight(x), whole={(0, 1): "looks at neighbours along it"})
+    return Lowered(Route(straight(x), {(0, 1): "looks at neighbours along it"}), [x])
 
 
 @entry("LpNormalization")
@@ -117,7 +118,7 @@ def lp_normalization(call: Call) -> Lowered:
     x = call.x()
     axis = call.get("axis", -1) % len(x.shape)
     others = [k for k in range(len(x.shape)) if k != axis]
-    return routed(x, straight(x), whole={(0, axis): "is taken over it"}, singular=others)
+    return Lowered(Route(straight(x), {(0, axis): "is taken over it"}, singular=others), [x])
 
 
 @shape_of("", "GroupNormalization")
@@ -140,13 +141,12 @@ def reduced_axes(call: Call) -> list[int] | None:
     return [axis % rank for axis in given]
 
 
-def reduction(how: str, **more: Any) -> Entry:
+def reduction(how: How, keeps_zero: bool = True) -> Entry:
     def lower(call: Call) -> Lowered:
         axes = reduced_axes(call)
         if axes is None:
             return opaque(call, "its axes are computed from data")
-        keeps = bool(call.get("keepdims", 1))
-        return Lowered("reduce", [call.x()], {"axes": tuple(axes), "keepdim": keeps, "how": how, **more})
+        return Lowered(Reduce(tuple(axes), bool(call.get("keepdims", 1)), how, keeps_zero), [call.x()])
 
     return lower
 
@@ -154,15 +154,14 @@ def reduction(how: str, **more: Any) -> Entry:
 entry("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare")(reduction("sum"))
 entry("ReduceMean")(reduction("mean"))
 entry("ReduceMax", "ReduceMin", "ReduceProd")(reduction("extreme"))
-entry("ReduceLogSum", "ReduceLogSumExp")(reduction("extreme", is_zero=False))
+entry("ReduceLogSum", "ReduceLogSumExp")(reduction("extreme", keeps_zero=False))
 
 
 @entry("ArgMax", "ArgMin")
 def arg(call: Call) -> Lowered:
     x = call.x()
     axes = (call.get("axis", 0) % len(x.shape),)
-    attributes = {"axes": axes, "keepdim": bool(call.get("keepdims", 1)), "how": "extreme", "positions": (0,)}
-    return Lowered("reduce", [x], attributes)
+    return Lowered(Reduce(axes, bool(call.get("keepdims", 1)), "extreme", positions=(0,)), [x])
 
 
 # -- pointwise -------------------------------------------------------------------------------------
@@ -191,7 +190,7 @@ NAMES = {
 @entry(*UNARY, *SEVERAL)
 def pointwise(call: Call) -> Lowered:
     places = [place for place, value in enumerate(call.inputs) if value is not None]
-    return Lowered("pointwise", [call.inputs[place] for place in places], {"zero": zero_fact(call, places)})
+    return Lowered(Pointwise(zero_fact(call, places)), [call.inputs[place] for place in places])
 
 
 def zero_fact(call: Call, places: Sequence[int]) -> zero.Zero:
@@ -231,9 +230,6 @@ def recurrent(call: Call) -> Lowered:
         if call.get("activations", []) != plain_ones[call.node.op_type] * directions:
             return opaque(call, "a recurrent layer with functions of its own")
 
-    def literals(new: Resized) -> dict[Place, Any]:
-        return {"hidden_size": new.shape(u)[2]}
-
     states = [call.input(place) for place in (5, 6, 7)]
-    attributes = {"is_batch_first": bool(call.get("layout", 0)), "has_lengths": call.has(4)}
-    return Lowered("recurrent_stacked", [x, w, u, call.input(3), *states], attributes, literals)
+    layer = RecurrentStacked(u.shape[2], bool(call.get("layout", 0)), has_lengths=call.has(4))
+    return Lowered(layer, [x, w, u, call.input(3), *states], {"hidden": "hidden_size"})

@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from structprune.frontends.onnx.read.fused import groups_of
-from structprune.frontends.onnx.read.lower import MOVING, Call, Lowered, entry, is_one_of, opaque, readers
-from structprune.frontends.onnx.read.movement import routed, straight
+from structprune.frontends.lowering import Lowered
+from structprune.frontends.onnx.read.lower import MOVING, Call, entry, is_one_of, opaque, readers
 from structprune.frontends.onnx.record.trace import Trace, constant
 from structprune.graph.graph import Value
-from structprune.operators.linear import matmul_notation
+from structprune.operators.elementwise import Quantize
+from structprune.operators.linear import Convolution, Einsum, matmul_notation
+from structprune.operators.reduction import Reduce
+from structprune.operators.routing import Route, straight
 
 # Integers that stand for floating numbers have a zero point, which stands for zero: where nodes take both.
 POINTS = {
@@ -71,8 +73,7 @@ def quantize(call: Call) -> Lowered:
         keeps_zero = is_read_around(call, call.node.outputs[0], input_of(call.node, 2))
     else:
         keeps_zero = stands_for_zero(call, 0, 2)
-    attributes = {"axis": call.get("axis", 1) % max(len(x.shape), 1), "keeps_zero": keeps_zero}
-    return Lowered("quantize", [x, scale, zero_point], attributes)
+    return Lowered(Quantize(call.get("axis", 1) % max(len(x.shape), 1), keeps_zero), [x, scale, zero_point])
 
 
 @entry("DynamicQuantizeLinear")
@@ -80,11 +81,11 @@ def quantize_by_range(call: Call) -> list[Lowered]:
     """The scale is that of the largest and the least entry, and of zero: zeros do not change it."""
     x = call.x()
     scales = [value for place, value in call.outputs_at.items() if place] or [Value(f"{x.name} range", ())]
-    everything = {"axes": tuple(range(len(x.shape))), "keepdim": False, "how": "sum"}
+    everything = Reduce(tuple(range(len(x.shape))), False, "sum")
     point = call.node.outputs[2] if len(call.node.outputs) > 2 else None
-    cast = routed(x, straight(x), keeps_zero=point is not None and is_read_around(call, call.node.outputs[0], point))
-    cast.outputs = [call.outputs_at[0]]
-    return [Lowered("reduce", [x], everything, outputs=scales), cast]
+    keeps_zero = point is not None and is_read_around(call, call.node.outputs[0], point)
+    cast = Lowered(Route(straight(x), keeps_zero=keeps_zero), [x], outputs=[call.outputs_at[0]])
+    return [Lowered(everything, [x], outputs=scales), cast]
 
 
 @entry("MatMulInteger")
@@ -98,8 +99,8 @@ def matmul(call: Call) -> Lowered | list[Lowered]:
     shifted = Value(f"{weight.name} around zero", weight.shape)
     notation = matmul_notation(len(x.shape), len(weight.shape))
     return [
-        Lowered("quantize", [weight, None, call.input(3)], {"axis": len(weight.shape) - 1}, outputs=[shifted]),
-        Lowered("einsum", [x, shifted], {"notation": notation}),
+        Lowered(Quantize(len(weight.shape) - 1), [weight, None, call.input(3)], outputs=[shifted]),
+        Lowered(Einsum(notation), [x, shifted]),
     ]
 
 
@@ -111,6 +112,6 @@ def conv(call: Call) -> list[Lowered]:
         return [opaque(call, "its zero point is not that of its input")]
     shifted = Value(f"{weight.name} around zero", weight.shape)
     return [
-        Lowered("quantize", [weight, None, call.input(3)], {"axis": 0}, outputs=[shifted]),
-        Lowered("conv", [x, shifted, None], {"groups": call.get("group", 1)}, groups_of(x, weight)),
+        Lowered(Quantize(0), [weight, None, call.input(3)], outputs=[shifted]),
+        Lowered(Convolution(call.get("group", 1)), [x, shifted], {"groups": "group"}),
     ]

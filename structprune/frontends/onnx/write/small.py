@@ -10,7 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from structprune.algebra.order import Indices
-from structprune.frontends.onnx.read.lower import Lowering, Place, Stored
+from structprune.frontends.lowering import Place
+from structprune.frontends.onnx.read.lower import Lowering, Stored
 from structprune.frontends.onnx.record.file import give_back
 from structprune.frontends.onnx.record.trace import (
     Numbers,

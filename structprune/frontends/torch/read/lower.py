@@ -1,45 +1,23 @@
 """Lower a recorded run to the neutral graph.
 
-Each ATen operator has an entry: the kind whose rule speaks for it, the operands and attributes that
-the rule reads, and how its literal arguments follow from the new shapes.
+Each ATen operator has an entry: the neutral operator that it is, its operands, and which of its arguments hold
+which fields.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
+from structprune.frontends.lowering import Lowered, literals_of
 from structprune.frontends.torch.record.record import Call, Capture, values_in
-from structprune.graph.graph import Graph, Op, Shape, Value
-from structprune.graph.operator import RULES
+from structprune.graph.graph import Graph, Op, Value
+from structprune.graph.operator import RULES, Custom
+from structprune.operators.routing import Opaque
 
 Bound = Mapping[str, Any]
-
-
-class Resized(Protocol):
-    """What literal arguments are computed from: the shapes of the smaller model."""
-
-    def shape(self, value: Value) -> Shape:
-        """The new shape of a value."""
-
-    def before(self, value: Value, axis: int, at: int) -> int:
-        """How many of the indices before `at` stay."""
-
-
-Literals = Callable[[Resized], dict[str, Any]]
-
-
-@dataclass(slots=True)
-class Lowered:
-    """How one call reads as an operator of the neutral graph."""
-
-    kind: str
-    inputs: Sequence[Value | None]
-    attributes: dict[str, Any] = field(default_factory=dict)
-    literals: Literals | None = None
 
 
 Entry = Callable[[Call, Bound], Lowered]
@@ -116,11 +94,11 @@ def custom(call: Call, bound: Bound) -> Lowered:
     """An operator whose rule was registered under its own name."""
     inputs = [value for argument in bound.values() for value in values_in(argument)]
     plain = {name: argument for name, argument in bound.items() if not list(values_in(argument))}
-    return Lowered(qualified_name(call.target), inputs, plain)
+    return Lowered(Custom(qualified_name(call.target), plain), inputs)
 
 
 def opaque(call: Call, why: str | None = None) -> Lowered:
-    return Lowered("opaque", list(dict.fromkeys(call.tensors())), {} if why is None else {"why": why})
+    return Lowered(Opaque(why), list(dict.fromkeys(call.tensors())))
 
 
 def lower(capture: Capture) -> Graph:
@@ -129,15 +107,14 @@ def lower(capture: Capture) -> Graph:
     for call in capture.calls:
         lowered = lower_call(call)
         op = Op(
-            lowered.kind,
+            lowered.operator,
             qualified_name(call.target).removeprefix("aten::"),
             tuple(lowered.inputs),
             tuple(call.outputs),
-            lowered.attributes,
             call.where,
             overwritten(call),
-            source=(call, lowered.literals),
         )
+        op.source = (call, literals_of(op, lowered.arguments))
         for value, base in zip(call.outputs, bases(call), strict=True):
             value.producer = op
             if base is not None:

@@ -6,77 +6,60 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from structprune.frontends.lowering import Lowered
 from structprune.frontends.torch.read import (
     indexing,  # noqa: F401  registers their entries
     movement,  # noqa: F401  registers their entries
 )
-from structprune.frontends.torch.read.lower import Bound, Lowered, Resized, entry, opaque
+from structprune.frontends.torch.read.lower import Bound, entry, opaque
 from structprune.frontends.torch.record.record import Call, values_in
 from structprune.graph.graph import Value
 from structprune.operators import zero
-from structprune.operators.linear import einsum_notation, matmul_notation
-
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
+from structprune.operators.attention import Attention
+from structprune.operators.elementwise import Pointwise, Prelu, Write
+from structprune.operators.linear import Bilinear, Convolution, Einsum, Linear, einsum_notation, matmul_notation
+from structprune.operators.normalisation import BatchNorm, GroupNorm, LayerNorm, WeightNorm
+from structprune.operators.recurrent import Recurrent
+from structprune.operators.reduction import How, Reduce
+from structprune.operators.reshaping import Glu
 
 
 @entry("linear")
 def linear(call: Call, a: Bound) -> Lowered:
     if len(a["weight"].shape) != 2:
         return opaque(call)
-    return Lowered("linear", [a["input"], a["weight"], a["bias"]])
+    return Lowered(Linear(), [a["input"], a["weight"], a["bias"]])
 
 
 @entry("bilinear")
 def bilinear(call: Call, a: Bound) -> Lowered:
-    return Lowered("bilinear", [a["input1"], a["input2"], a["weight"], a["bias"]])
+    return Lowered(Bilinear(), [a["input1"], a["input2"], a["weight"], a["bias"]])
 
 
-@entry("conv1d", "conv2d", "conv3d", "convolution")
+@entry("conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 def conv(call: Call, a: Bound) -> Lowered:
-    groups, x, weight = a["groups"], a["input"], a["weight"]
-    channels = len(x.shape) - len(weight.shape) + 1
     is_padded = not isinstance(a["padding"], str) and any(a["padding"])
-    is_by_position = math.prod(weight.shape[2:]) == 1 and set(a["stride"]) == {1} and not is_padded
-
-    def literals(new: Resized) -> dict[str, Any]:
-        wide = call.outputs[0] if a.get("transposed") else x
-        return {"groups": new.shape(wide)[channels] // new.shape(weight)[1]}
-
-    kind = "conv_transposed" if a.get("transposed") else "conv"
-    return Lowered(kind, [x, weight, a["bias"]], {"groups": groups, "is_by_position": is_by_position}, literals)
-
-
-@entry("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
-def conv_transposed(call: Call, a: Bound) -> Lowered:
-    groups, x, weight = a["groups"], a["input"], a["weight"]
-    output, channels = call.outputs[0], len(x.shape) - len(weight.shape) + 1
-
-    def literals(new: Resized) -> dict[str, Any]:
-        return {"groups": new.shape(output)[channels] // new.shape(weight)[1]}
-
-    return Lowered("conv_transposed", [x, weight, a["bias"]], {"groups": groups}, literals)
+    is_by_position = math.prod(a["weight"].shape[2:]) == 1 and set(a["stride"]) == {1} and not is_padded
+    is_transposed = a.get("transposed", "transpose" in call.target._opname)
+    convolution = Convolution(a["groups"], is_transposed, is_by_position and not is_transposed)
+    return Lowered(convolution, [a["input"], a["weight"], a["bias"]], {"groups": "groups"})
 
 
 @entry("matmul", "mm", "bmm", "mv", "dot", "vdot")
 def matmul(call: Call, a: Bound) -> Lowered:
     left, right = list(values_in(list(a.values())))
-    return Lowered("einsum", [left, right], {"notation": matmul_notation(len(left.shape), len(right.shape))})
+    return Lowered(Einsum(matmul_notation(len(left.shape), len(right.shape))), [left, right])
 
 
 @entry("addmm", "baddbmm", "addbmm", "addmv")
 def addmm(call: Call, a: Bound) -> Lowered:
     added, left, right = list(values_in(list(a.values())))
-    name = call.target._opname.rstrip("_")
-    rank = len(added.shape)
-    if name == "addmm":
-        text = f"i k, k j, {' '.join('ij'[2 - rank :])} -> i j" if rank else None
-    elif name == "baddbmm":
-        text = f"b i k, b k j, {' '.join('bij'[3 - rank :])} -> b i j" if rank else None
-    else:
-        text = None
-    if text is None:
+    notation = {"addmm": ("i k, k j", "i j"), "baddbmm": ("b i k, b k j", "b i j")}.get(call.target._opname.rstrip("_"))
+    if notation is None or not added.shape:
         return opaque(call)
-    return Lowered("einsum", [left, right, added], {"notation": text, "factors": 2})
+    factors, result = notation
+    shape = " ".join(result.split()[-len(added.shape) :])
+    return Lowered(Einsum(f"{factors}, {shape} -> {result}", 2), [left, right, added])
 
 
 @entry("einsum")
@@ -84,100 +67,67 @@ def einsum(call: Call, a: Bound) -> Lowered:
     notation = einsum_notation(a["equation"])
     if notation is None:
         return opaque(call, "einsum with a repeated index (a diagonal)")
-    return Lowered("einsum", list(a["tensors"]), {"notation": notation})
+    return Lowered(Einsum(notation), list(a["tensors"]))
 
 
 @entry("scaled_dot_product_attention")
 def attention(call: Call, a: Bound) -> Lowered:
-    query, key = a["query"], a["key"]
-    if {len(a[name].shape) for name in ("query", "key", "value")} - {3, 4} or len(query.shape) != len(key.shape):
+    operands = [a["query"], a["key"], a["value"]]
+    if {len(each.shape) for each in operands} - {3, 4} or len({len(each.shape) for each in operands[:2]}) > 1:
         return opaque(call, "attention of an unusual rank")
-
-    def literals(new: Resized) -> dict[str, Any]:
-        if a["scale"] is not None or new.shape(query)[-1] == query.shape[-1]:
-            return {}
-        return {"scale": 1 / math.sqrt(query.shape[-1])}
-
-    attributes = {"is_causal": a["is_causal"]}
-    return Lowered("attention", [query, key, a["value"], a["attn_mask"]], attributes, literals)
+    return Lowered(Attention(a["is_causal"], a["scale"]), [*operands, a["attn_mask"]], {"scale": "scale"})
 
 
-@entry("batch_norm")
+# -- normalisations --------------------------------------------------------------------------------
+
+
+@entry("batch_norm", "instance_norm")
 def batch_norm(call: Call, a: Bound) -> Lowered:
-    inputs = [a["input"], a["weight"], a["bias"], a["running_mean"], a["running_var"]]
-    return Lowered("batch_norm", inputs, {"by_batch": bool(a.get("training", False))})
+    norm = BatchNorm(bool(a.get("training", False)), by_sample=call.target._opname == "instance_norm")
+    return Lowered(norm, [a["input"], a["weight"], a["bias"], a["running_mean"], a["running_var"]])
 
 
-@entry("instance_norm")
-def instance_norm(call: Call, a: Bound) -> Lowered:
-    return Lowered("instance_norm", [a["input"], a["weight"], a["bias"], a["running_mean"], a["running_var"]])
-
-
-@entry("layer_norm")
+@entry("layer_norm", "rms_norm")
 def layer_norm(call: Call, a: Bound) -> Lowered:
-    x = a["input"]
-    rank = len(a["normalized_shape"])
-
-    def literals(new: Resized) -> dict[str, Any]:
-        return {"normalized_shape": list(new.shape(x)[-rank:])}
-
-    return Lowered("layer_norm", [x, a["weight"], a["bias"]], {"rank": rank}, literals)
-
-
-@entry("rms_norm")
-def rms_norm(call: Call, a: Bound) -> Lowered:
-    x = a["input"]
-    rank = len(a["normalized_shape"])
-
-    def literals(new: Resized) -> dict[str, Any]:
-        return {"normalized_shape": list(new.shape(x)[-rank:])}
-
-    return Lowered("layer_norm", [x, a["weight"]], {"rank": rank, "centred": False}, literals)
+    norm = LayerNorm(tuple(a["normalized_shape"]), is_centred=call.target._opname == "layer_norm")
+    operands = [a[name] for name in ("input", "weight", "bias") if name in a]
+    return Lowered(norm, operands, {"sizes": "normalized_shape"})
 
 
 @entry("group_norm")
 def group_norm(call: Call, a: Bound) -> Lowered:
-    x, groups = a["input"], a["num_groups"]
-    width = x.shape[1] // groups
-
-    def literals(new: Resized) -> dict[str, Any]:
-        kept = [new.before(x, 1, (g + 1) * width) - new.before(x, 1, g * width) for g in range(groups)]
-        return {"num_groups": sum(count > 0 for count in kept)}
-
-    return Lowered("group_norm", [x, a["weight"], a["bias"]], {"groups": groups}, literals)
+    return Lowered(GroupNorm(a["num_groups"]), [a["input"], a["weight"], a["bias"]], {"groups": "num_groups"})
 
 
-def with_attribute(lowered: Lowered, **attributes: Any) -> Lowered:
-    lowered.attributes.update(attributes)
-    return lowered
+@entry("_weight_norm_interface")
+def weight_norm(call: Call, a: Bound) -> Lowered:
+    return Lowered(WeightNorm(a["dim"] % len(a["v"].shape)), [a["v"], a["g"]])
 
+
+# -- reductions ------------------------------------------------------------------------------------
 
 # The results that say where something was found.
 POSITIONS = {"argmax": (0,), "argmin": (0,), "max": (1,), "min": (1,), "median": (1,)}
 
 
-def reduction(how: str) -> Callable[[Call, Bound], Lowered]:
-    def lower(call: Call, a: Bound) -> Lowered:
-        x = next(values_in(list(a.values())))
-        dims = a.get("dim")
-        if dims is None or dims == []:
-            dims = range(len(x.shape))
-        dims = [dims] if isinstance(dims, int) else dims
-        axes = tuple(dim % max(len(x.shape), 1) for dim in dims)
-        keeps = bool(a.get("keepdim", False)) or any(
-            len(value.shape) == len(x.shape) for value in call.outputs[:1] if axes
-        )
-        attributes = {"axes": axes if x.shape else (), "keepdim": keeps, "how": how}
-        found = POSITIONS.get(call.target._opname)
-        if found is not None:
-            attributes["positions"] = found
-        return Lowered("reduce", [x], attributes)
+def reduced(call: Call, a: Bound, how: How, keeps_zero: bool = True) -> Lowered:
+    x = next(values_in(list(a.values())))
+    dims = a.get("dim")
+    if dims is None or dims == []:
+        dims = range(len(x.shape))
+    dims = [dims] if isinstance(dims, int) else dims
+    axes = tuple(dim % len(x.shape) for dim in dims) if x.shape else ()
+    keeps = bool(a.get("keepdim", False)) or any(len(each.shape) == len(x.shape) for each in call.outputs[:1] if axes)
+    return Lowered(Reduce(axes, keeps, how, keeps_zero, POSITIONS.get(call.target._opname, ())), [x])
 
-    return lower
+
+def reduction(how: How, keeps_zero: bool = True) -> Callable[[Call, Bound], Lowered]:
+    return lambda call, a: reduced(call, a, how, keeps_zero)
 
 
 entry("sum", "count_nonzero", "nansum")(reduction("sum"))
-entry("logsumexp")(lambda call, a: with_attribute(reduction("extreme")(call, a), is_zero=False))
+entry("mean", "var", "std", "var_mean", "std_mean")(reduction("mean"))
+entry("logsumexp")(reduction("extreme", keeps_zero=False))
 
 
 @entry("linalg_vector_norm", "norm")
@@ -185,53 +135,42 @@ def norm(call: Call, a: Bound) -> Lowered:
     """Zeros add nothing to a norm, unless its order is negative."""
     order = a.get("ord", a.get("p", 2))
     is_plain = order is None or (isinstance(order, int | float) and order >= 0)
-    return reduction("sum" if is_plain else "extreme")(call, a)
+    return reduced(call, a, "sum" if is_plain else "extreme")
 
 
-entry("mean", "var", "std", "var_mean", "std_mean")(reduction("mean"))
-entry("amax", "amin", "max", "min", "prod", "all", "any", "argmax", "argmin", "median", "aminmax")(
-    lambda call, a: reduction("extreme")(call, a) if len(list(values_in(list(a.values())))) == 1 else pointwise(call, a)
-)
+@entry("amax", "amin", "max", "min", "prod", "all", "any", "argmax", "argmin", "median", "aminmax")
+def extreme(call: Call, a: Bound) -> Lowered:
+    """Over axes of one tensor, or of two, position by position."""
+    return reduced(call, a, "extreme") if len(list(values_in(list(a.values())))) == 1 else pointwise(call, a)
 
 
-@entry("lstm", "gru", "rnn_tanh", "rnn_relu")
+# -- recurrent -------------------------------------------------------------------------------------
+
+
+@entry("lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
 def recurrent(call: Call, a: Bound) -> Lowered:
-    name = call.target._opname
-    if "input" not in a or (a["bidirectional"] and len(a["input"].shape) not in (2, 3)):
+    name: str = call.target._opname
+    is_cell = name.endswith("_cell")
+    directions = 2 if a.get("bidirectional") else 1
+    if "input" not in a or (directions == 2 and len(a["input"].shape) not in (2, 3)):
         return opaque(call, "a packed recurrent layer")
     states = list(values_in(a["hx"]))
-    directions = 2 if a["bidirectional"] else 1
-    weights = list(a["params"])
-    per_layer = len(weights) // (a["num_layers"] * directions)
-    gates = {"lstm": 4, "gru": 3}.get(name, 1)
-    attributes = {
-        "states": len(states),
-        "gates": gates,
-        "directions": directions,
-        "per_layer": per_layer,
-        "is_projected": per_layer in (3, 5),
-        "is_batch_first": a["batch_first"],
-    }
-    return Lowered("recurrent", [a["input"], *states, *weights], attributes)
+    weights = list(values_in([a[k] for k in ("w_ih", "w_hh", "b_ih", "b_hh")] if is_cell else a["params"]))
+    per_layer = len(weights) // (a.get("num_layers", 1) * directions)
+    gates = {"lstm": 4, "gru": 3}.get(name.removesuffix("_cell"), 1)
+    is_projected = not is_cell and per_layer in (3, 5)
+    layer = Recurrent(
+        len(states), gates, per_layer, directions, is_projected, bool(a.get("batch_first", False)), is_cell
+    )
+    return Lowered(layer, [a["input"], *states, *weights])
 
 
-@entry("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
-def recurrent_cell(call: Call, a: Bound) -> Lowered:
-    states = list(values_in(a["hx"]))
-    weights = [a[name] for name in ("w_ih", "w_hh", "b_ih", "b_hh") if a[name] is not None]
-    gates = {"lstm_cell": 4, "gru_cell": 3}.get(call.target._opname, 1)
-    attributes = {"states": len(states), "gates": gates, "directions": 1, "per_layer": len(weights), "is_cell": True}
-    return Lowered("recurrent", [a["input"], *states, *weights], attributes)
+# -- position by position --------------------------------------------------------------------------
 
 
 @entry("glu")
 def glu(call: Call, a: Bound) -> Lowered:
-    return Lowered("glu", [a["self"]], {"dim": a["dim"] % len(a["self"].shape)})
-
-
-@entry("_weight_norm_interface")
-def weight_norm(call: Call, a: Bound) -> Lowered:
-    return Lowered("weight_norm", [a["v"], a["g"]], {"dim": a["dim"] % len(a["v"].shape)})
+    return Lowered(Glu(a["dim"] % len(a["self"].shape)), [a["self"]])
 
 
 @entry("prelu")
@@ -239,10 +178,7 @@ def prelu(call: Call, a: Bound) -> Lowered:
     x, weight = list(values_in(list(a.values())))
     if len(x.shape) < 2 and weight.shape != (1,):
         return opaque(call)
-    return Lowered("prelu", [x, weight])
-
-
-# -- pointwise -------------------------------------------------------------------------------------
+    return Lowered(Prelu(), [x, weight])
 
 
 def zero_fact(call: Call, a: Bound) -> zero.Zero:
@@ -254,21 +190,13 @@ def zero_fact(call: Call, a: Bound) -> zero.Zero:
     return zero.fact(name, [zero.OPERAND if isinstance(each, Value) else each for each in given])
 
 
-@entry("pointwise")
+@entry("pointwise", "copy_", "lerp", "where", "masked_fill", "clamp", "threshold", "addcmul", "addcdiv", "nan_to_num",
+       "relu6", "hardtanh", "hardswish", "hardsigmoid", "heaviside", "logical_not", "bitwise_not", "complex",
+       "polar")  # fmt: skip
 def pointwise(call: Call, a: Bound) -> Lowered:
-    """Any operator that torch itself tags as pointwise."""
+    """Any operator that torch itself tags as pointwise, and some that it does not."""
     inputs = list(values_in(list(a.values())))
     is_in_place = call.target._schema.is_mutable and call.target._opname.endswith("_")
-    return Lowered("write" if is_in_place and len(inputs) > 1 else "pointwise", inputs, {"zero": zero_fact(call, a)})
-
-
-@entry("copy_")
-def copy_(call: Call, a: Bound) -> Lowered:
-    return Lowered("write", [a["self"], a["src"]], {"zero": zero_fact(call, a)})
-
-
-@entry("lerp", "where", "masked_fill", "clamp", "threshold", "addcmul", "addcdiv", "nan_to_num", "relu6", "hardtanh",
-       "hardswish", "hardsigmoid", "heaviside", "logical_not", "bitwise_not", "complex", "polar")  # fmt: skip
-def untagged(call: Call, a: Bound) -> Lowered:
-    """Pointwise operators, some of which torch does not tag."""
-    return pointwise(call, a)
+    fact = zero_fact(call, a)
+    found: Any = Write(fact) if is_in_place and len(inputs) > 1 else Pointwise(fact)
+    return Lowered(found, inputs)

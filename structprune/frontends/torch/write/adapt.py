@@ -50,6 +50,7 @@ from structprune.frontends.torch.write.module import (
 )
 from structprune.graph.graph import Op, Value
 from structprune.graph.progress import within
+from structprune.operators.reshaping import Split
 from structprune.passes.propagate import Solution
 from structprune.passes.rewrite import Rewrite
 from structprune.passes.select import Tie
@@ -341,7 +342,8 @@ class Adapter:
         return op.kind == "split" and any([self.tie_equal_parts(each) for each in self.alike(op)])
 
     def tie_equal_parts(self, op: Op) -> bool:
-        dim = int(str(op.attributes["dim"]))
+        assert isinstance(op.operator, Split)
+        dim = op.operator.dim
         first, *others = (self.solution.expanded(value)[dim] for value in op.outputs)
         return any([self.tie(first, other) for other in others if other.size == first.size])
 

@@ -19,6 +19,9 @@ from structprune.frontends.torch.read.lower import bind
 from structprune.frontends.torch.record.record import Capture, substitute
 from structprune.frontends.torch.write.constant import Constants, Summed, everywhere, positions
 from structprune.graph.graph import Op, Value
+from structprune.operators.linear import Convolution
+from structprune.operators.normalisation import BatchNorm
+from structprune.operators.reshaping import Concat
 from structprune.passes.propagate import Solution
 
 # Operators that leave a constant as it is, along every axis that they do not work on.
@@ -80,7 +83,7 @@ class Tracker:
         weight = op.inputs[1] if len(op.inputs) > 1 else None
         if weight is None or weight.parameter is None or not weight.is_trained:
             return None
-        if op.kind not in ("linear", "conv", "batch_norm") or op.attributes.get("by_batch"):
+        if op.kind not in ("linear", "conv", "batch_norm") or takes_statistics(op):
             return None
         is_zero = zero_rows(self.parameters[weight.parameter])
         return is_zero if is_zero.any() else None
@@ -166,7 +169,7 @@ class Tracker:
             weight = op.inputs[1]
             assert weight is not None and weight.parameter is not None
             expression = self.solution.expanded(x)[axis]
-            groups = int(str(op.attributes.get("groups", 1)))
+            groups = op.operator.groups if isinstance(op.operator, Convolution) else 1
             self.found.sums.append(Summed(values, expression, weight.parameter, *target, groups))
 
         def stays(dim: Dim, value: Value) -> Mask:
@@ -191,7 +194,7 @@ class Tracker:
         mean = (*readers[0].inputs, None, None)[3]
         if mean is None or mean.parameter is None or len(self.readers[mean]) > 1:
             return None
-        return None if readers[0].attributes.get("by_batch") else (mean.parameter, -1)
+        return None if takes_statistics(readers[0]) else (mean.parameter, -1)
 
     # -- results -------------------------------------------------------------------------------
 
@@ -219,7 +222,7 @@ class Tracker:
 
     def normalised(self, op: Op, zeros: Mask | None) -> Tensor | None:
         x, weight, bias, mean, variance = (*op.inputs, None, None, None, None)[:5]
-        if x is None or mean is None or variance is None or op.attributes.get("by_batch"):
+        if x is None or mean is None or variance is None or takes_statistics(op):
             return None
         scale = torch.rsqrt(self.parameter(variance, 1) + float(str(argument(op, "eps")))) * self.parameter(weight, 1)
         shift = self.parameter(bias, 0)
@@ -237,7 +240,8 @@ class Tracker:
         result = torch.full((tensor.shape[0],), nan, dtype=tensor.dtype, device=tensor.device)
         axis = channel_axis(op)
         known = self.known.get(x)
-        is_depthwise = op.kind == "conv" and op.attributes["groups"] == x.shape[axis] == tensor.shape[0]
+        groups = op.operator.groups if isinstance(op.operator, Convolution) else 0
+        is_depthwise = groups == x.shape[axis] == tensor.shape[0]
         if is_depthwise and known is not None and prod(known.shape) == known.shape[axis]:
             values = known.flatten().expand(x.shape[axis])
             sums = values * tensor.flatten(1).sum(1)
@@ -281,7 +285,7 @@ class Tracker:
             known[value] = found
         if op.name == "cat" or call.target._schema.is_mutable:
             # Parts stand beside each other at their whole width; what is written into is as large as what is written.
-            dim = int(str(op.attributes["dim"])) if op.name == "cat" else None
+            dim = op.operator.dim if isinstance(op.operator, Concat) else None
             for value in known:
                 others = [max(sizes) for sizes in zip(*(each.shape for each in known.values()), strict=True)]
                 shape = [value.shape[k] if k == dim else size for k, size in enumerate(others)]
@@ -312,6 +316,10 @@ class Tracker:
         known = self.known.get(x) if x is not None else None
         dims = argument(op, "dim")
         return known is not None and bool(dims) and all(known.shape[dim] == 1 for dim in dims)
+
+
+def takes_statistics(op: Op) -> bool:
+    return isinstance(op.operator, BatchNorm) and op.operator.by_batch
 
 
 def is_vector(value: Value) -> bool:
