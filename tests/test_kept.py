@@ -239,5 +239,5 @@ def test_chunks_that_cannot_stay_equal_make_a_graph() -> None:
     small = structprune.shrink(model, 0.3, x, verify="numeric")
     assert isinstance(small, torch.fx.GraphModule)
     assert small.held.weight.shape[1] == 24 > small.free.weight.shape[1]
-    with pytest.raises(UnsupportedModel, match="chunks of equal sizes"):
+    with pytest.raises(UnsupportedModel, match="asks for equal parts"):
         structprune.shrink(model, 0.3, x, output="module")

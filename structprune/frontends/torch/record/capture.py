@@ -11,8 +11,9 @@ from __future__ import annotations
 import pickle
 import random
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 from weakref import ref
@@ -25,13 +26,17 @@ from structprune.errors import CaptureError, UnsupportedModel
 from structprune.frontends.torch.read import operators  # noqa: F401  registers the entries
 from structprune.frontends.torch.read.lower import has_rule
 from structprune.frontends.torch.record import private
+from structprune.frontends.torch.record.arguments import Arguments as Arguments_
 from structprune.frontends.torch.record.autocast import imagined, nesting, on_meta, region
 from structprune.frontends.torch.record.exported import record_by_export
+from structprune.frontends.torch.record.expression import Attribute, Size, leaves
 from structprune.frontends.torch.record.memory import overlap, storage_of
+from structprune.frontends.torch.record.number import Ledger, Node, Number, Numeric
 from structprune.frontends.torch.record.record import (
     Arguments,
     Call,
     Capture,
+    Refusal,
     Stopped,
     depends_on_data,
     map_tensors,
@@ -39,8 +44,10 @@ from structprune.frontends.torch.record.record import (
 )
 from structprune.frontends.torch.record.result import form, results_in
 from structprune.frontends.torch.record.shape import quick_shape
+from structprune.frontends.torch.record.sized import Sized, SizedParameter, SizedTensor
 from structprune.frontends.torch.record.surroundings import NOT_THE_USERS, module_names, positional_names, untouched
 from structprune.frontends.torch.record.survivor import check_survivors, forget_frames
+from structprune.frontends.torch.record.symbols import ALL_PLAIN, Plain, holder_of, symbolic
 from structprune.graph.graph import Shape, Value, Where
 from structprune.graph.operator import RULES
 from structprune.graph.progress import doing
@@ -57,18 +64,19 @@ LARGEST_CONSTANT = 1 << 22
 BORN: list[ref[Tensor]] = []
 
 
-class Ghost(Tensor):
+class Ghost(Sized, Tensor):  # type: ignore[override]
     """A tensor without data. Operators on it are seen by the recorder alone."""
 
     __torch_function__ = private.no_torch_function
 
     @staticmethod
-    def __new__(cls, like: Tensor, device: torch.device) -> Ghost:
+    def __new__(cls, like: Tensor, device: torch.device, recorder: Recorder | None = None) -> Ghost:
         made: Ghost = private.wrapper(cls, like, device)
         return made
 
-    def __init__(self, like: Tensor, device: torch.device) -> None:
+    def __init__(self, like: Tensor, device: torch.device, recorder: Recorder | None = None) -> None:
         self._origin_of_ghost: Tensor | None = None
+        self._recorder_of_sizes = recorder
         BORN.append(ref(self))
 
     @classmethod
@@ -77,10 +85,14 @@ class Ghost(Tensor):
     ) -> Any:
         if function is torch.ops.aten.detach.default:
             # Neither `x.data` nor what `zeros_like` does at its end passes the recorder.
-            twin = Ghost(args[0], args[0].device)
+            twin = Ghost(args[0], args[0].device, args[0]._recorder_of_sizes)
             twin._origin_of_ghost = args[0]
             return twin
         raise GhostEscaped(f"{function} read data")
+
+
+# What tensors of a copy become while it is recorded.
+SIZED: dict[type, type] = {Tensor: SizedTensor, nn.Parameter: SizedParameter}
 
 
 class GhostEscaped(Exception):
@@ -91,7 +103,12 @@ class Recorder:
     """Sees the operators of a running model, and records them."""
 
     def __init__(
-        self, model: nn.Module, is_real: bool, answers: Sequence[tuple[Any, Any]] = (), known: Capture | None = None
+        self,
+        model: nn.Module,
+        is_real: bool,
+        answers: Sequence[tuple[Any, Any]] = (),
+        known: Capture | None = None,
+        plain: Plain = ALL_PLAIN,
     ) -> None:
         self.is_real = is_real
         self.answers: list[tuple[Any, Any]] = []
@@ -102,6 +119,14 @@ class Recorder:
         self.constants: dict[Value, Tensor] = {}
         self.dtypes: dict[Value, torch.dtype] = dict(known.dtypes) if known else {}
         self.strides: dict[Value, tuple[int, ...]] = {}
+        # Where the code's numbers come from.
+        self.ledger = Ledger()
+        self.plain = plain
+        self.plain_modules = {name for name, module in model.named_modules() if type(module) in plain.modules}
+        self.arguments = Arguments_(self.ledger)
+        self.expressions: Mapping[str, Any] = {}
+        self._sizes: dict[Value, torch.Size] = {}
+        self._unread: dict[str, Value] = {}
         self.modules: list[str] = []
         self.grad_modes: list[bool] = []
         self.nesting = nesting()
@@ -113,6 +138,8 @@ class Recorder:
         self._made: dict[tuple[int, Shape, tuple[int, ...]], Value] = {}
         self._values: dict[int, tuple[Tensor, Value]] = {}
         self._metas: dict[int, Tensor] = {}
+        self._made_sized: list[Tensor] = []
+        self.is_busy = False
         self._trained: set[str] = set()
         # Memory that was there before, with what it held before it was written; memory that was made since.
         self._saved: dict[int, tuple[UntypedStorage, UntypedStorage]] = {}
@@ -179,10 +206,83 @@ class Recorder:
             form = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
             raise UnsupportedModel(f"an input is a {form} tensor, which is not supported: give padded, dense tensors")
         is_plain = not tensor.is_floating_point() and not tensor.is_complex() and tensor.numel() <= LARGEST_CONSTANT
-        return tensor if self.is_real or is_plain else Ghost(tensor, tensor.device)
+        if self.is_real:
+            return tensor
+        return self.sized(tensor.clone()) if is_plain else Ghost(tensor, tensor.device, self)
+
+    def sized(self, tensor: Tensor) -> Tensor:
+        """A tensor with data whose sizes the code is given as numbers with expressions."""
+        if type(tensor) is Tensor and not self.plain.everything:
+            tensor.__class__ = SizedTensor
+            tensor._recorder_of_sizes = self  # type: ignore[attr-defined]
+            self._made_sized.append(tensor)
+        return tensor
+
+    def sizes_of(self, tensor: Tensor, sizes: torch.Size) -> torch.Size:
+        """The sizes of a tensor as the code is given them."""
+        if self.is_busy or self.plain.everything or (self.modules and self.modules[-1] in self.plain_modules):
+            return sizes
+        with self.busy():
+            value = self.value_for_size(tensor)
+        found = self._sizes.get(value)
+        if found is None:
+            numbers: Any = (Number(Node(Size(value, axis), size, self.ledger)) for axis, size in enumerate(sizes))
+            found = self._sizes[value] = torch.Size(tuple(numbers))
+        return found
+
+    def size_of(self, tensor: Tensor, axis: int) -> Number:
+        """The size of a parameter, as a number."""
+        return Number(Node(Size(self.value_for_size(tensor), axis), Tensor.size(tensor)[axis], self.ledger))
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """Sizes that are asked for inside are asked for by the recorder itself."""
+        before, self.is_busy = self.is_busy, True
+        try:
+            yield
+        finally:
+            self.is_busy = before
+
+    def value_for_size(self, tensor: Tensor) -> Value:
+        """The value of a tensor; a parameter of which only the sizes are asked for is not read by that."""
+        stored = self._stored.get(id(tensor))
+        if stored is None or stored[1] in self.parameters:
+            return self.value(tensor)
+        name = stored[1]
+        if name not in self._unread:
+            self._unread[name] = Value(name, tuple(Tensor.size(tensor)), is_mask=tensor.dtype == torch.bool)
+        return self._unread[name]
+
+    def size_parameters(self, model: nn.Module) -> None:
+        """The parameters of a copy answer with symbolic sizes, too."""
+        for tensor in (*model.parameters(), *model.buffers()):
+            if type(tensor) in SIZED:
+                tensor.__class__ = SIZED[type(tensor)]
+                tensor._recorder_of_sizes = self  # type: ignore[attr-defined]
+                self._made_sized.append(tensor)
+
+    def refusal(self, model: nn.Module, error: BaseException) -> Refusal | None:
+        """The module whose code raised, where that may be because of its numbers."""
+        if self.plain.everything or not refuses_numbers(error):
+            return None
+        names = {id(module): name for name, module in model.named_modules()}
+        traceback, found = error.__traceback__, ""
+        while traceback is not None:
+            found = names.get(id(traceback.tb_frame.f_locals.get("self")), found)
+            traceback = traceback.tb_next
+        return Refusal(found, self.ledger.unhashed)
+
+    def release(self) -> None:
+        """The recording is over: what is left of it answers with plain numbers, and holds nothing of it."""
+        for tensor in self._made_sized:
+            if type(tensor) is SizedTensor:
+                tensor.__class__ = Tensor  # type: ignore[assignment]
+        for each in (*self._made_sized, *(tensor for tensor, _ in self._values.values())):
+            vars(each).pop("_recorder_of_sizes", None)
+        self._made_sized.clear()
 
     def new_value(self, tensor: Tensor, name: str) -> Value:
-        value = Value(name, tuple(tensor.shape), is_mask=tensor.dtype == torch.bool)
+        value = Value(name, tuple(Tensor.size(tensor)), is_mask=tensor.dtype == torch.bool)
         self._values[id(tensor)] = (tensor, value)
         self.dtypes[value] = tensor.dtype
         if type(tensor) is Ghost or tensor.layout is torch.strided:
@@ -215,7 +315,9 @@ class Recorder:
             return value
         parameter = self.parameters.get(name)
         if parameter is None:
-            parameter = self.parameters[name] = self.new_value(tensor, name)
+            parameter = self._unread.get(name) or self.new_value(tensor, name)
+            self.parameters[name] = parameter
+            self.dtypes[parameter] = tensor.dtype
             parameter.parameter = name
             parameter.is_trained = name in self._trained
         self._values[id(tensor)] = (tensor, parameter)
@@ -266,13 +368,16 @@ class Recorder:
     def handle(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """One operator: recorded whole, or as what it consists of."""
         if function.namespace == "prim":
-            return function(*args, **kwargs)
+            with self.busy():
+                args, kwargs, _ = self.arguments.plain(function, args, kwargs)
+                return function(*args, **kwargs)
         if decomposes(function) and not self._is_cast(function, args, kwargs):
             with private.seen_again():
                 result = function.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
-        with private.no_python_dispatcher():
+        with private.no_python_dispatcher(), self.busy():
+            args, kwargs, self.expressions = self.arguments.plain(function, args, kwargs)
             return self._record(function, args, kwargs)
 
     def _is_cast(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -293,6 +398,7 @@ class Recorder:
             # A real run is made without gradients altogether, whatever the model asks for.
             self.is_real or (self.grad_modes[-1] if self.grad_modes else torch.is_grad_enabled()),
             region(function, tensors, self.nesting),
+            expressions=self.expressions,
         )
         if function._opname in READERS and not self.is_real:
             call.known = self._indices(call, tensors[1:])
@@ -324,6 +430,8 @@ class Recorder:
             call.outputs.append(value)
             if pointer(tensor):
                 self._made[place(tensor)] = value
+            if is_constant and not self.is_real:
+                self.sized(tensor)
         if not self.is_real:
             self._follow(call, tensors, is_constant)
         return result
@@ -377,13 +485,13 @@ class Recorder:
         originals = {id(self._metas[id(each)]): each for each in arguments if id(each) in self._metas}
         if any(result is each for each in arguments):
             # The quick way to a shape names an argument that looks like the result.
-            return result if is_in_place else Ghost(result, device)
+            return result if is_in_place else Ghost(result, device, self)
 
         def wrap(meta: Tensor) -> Tensor:
             original = originals.get(id(meta))
             if original is not None:
                 return original
-            ghost = Ghost(meta, device)
+            ghost = Ghost(meta, device, self)
             self._metas[id(ghost)] = meta
             return ghost
 
@@ -433,7 +541,7 @@ def pointer(tensor: Tensor) -> int:
 
 
 def place(tensor: Tensor) -> tuple[int, Shape, tuple[int, ...]]:
-    return pointer(tensor), tuple(tensor.shape), tensor.stride()
+    return pointer(tensor), tuple(Tensor.size(tensor)), tensor.stride()
 
 
 def name_of(function: Any) -> str:
@@ -502,6 +610,9 @@ def raised_at(error: BaseException) -> str:
     return found
 
 
+MOST_REFUSALS = 8
+
+
 def record(
     model: nn.Module,
     inputs: Arguments,
@@ -513,31 +624,79 @@ def record(
     """One run of the model.
 
     `answers` are those of another real run: where data decide, this one follows it. `known` is a recording
-    of the same model: parameters are the values that it has for them.
+    of the same model: parameters are the values that it has for them. A module whose code does not take numbers that
+    carry expressions gets plain ones.
     """
     if not private.is_available:
         return record_slowly(model, inputs, is_real, known, training)
+    plain = Plain()
     with private.LOCK:
-        copied: nn.Module | None = None
-        start = len(BORN)
-        failed: Exception | None = None
-        try:
-            with untouched(model) as copied:
-                found = recorded(copied, inputs, is_real, answers, known, training)
-        except (Stopped, CaptureError) as error:
-            failed = error
-            if not is_real:
-                forget_frames(failed)
-        finally:
-            born = BORN[start:]
-            del BORN[start:]
-        check_survivors(born, copied if copied is not model else None, type(model).__name__)
-        if failed is None:
-            return found
-        try:
-            raise failed
-        finally:
-            del failed  # it holds this frame, and this frame it
+        while True:
+            try:
+                return record_on_copy(model, inputs, is_real, answers, known, training, plain)
+            except Stopped as stopped:
+                if plain.everything or stopped.refusal is None:
+                    raise
+                plain = plainer(plain, stopped.refusal, model)
+
+
+def plainer(plain: Plain, refusal: Refusal, model: nn.Module) -> Plain:
+    """Plain numbers for what did not take those with expressions: a key of a dict alone, or all of a class."""
+    keys = {leaf for each in refusal.unhashed for leaf in leaves(each) if isinstance(leaf, Attribute)}
+    attributes = {(type(holder_of(model, key)), key.name) for key in keys} - plain.attributes
+    kind = type(model.get_submodule(refusal.module))
+    if attributes:
+        return replace(plain, attributes=plain.attributes | attributes)
+    if kind in plain.modules or len(plain.modules) >= MOST_REFUSALS:
+        return ALL_PLAIN
+    return replace(plain, modules=plain.modules | {kind})
+
+
+def refuses_numbers(error: BaseException) -> bool:
+    """The code was given numbers with expressions, and may have stopped because of that."""
+    is_shape_error = isinstance(error, RuntimeError) and "Sym" not in str(error)
+    if isinstance(error, GhostEscaped) or is_shape_error:
+        return False
+    traceback = error.__traceback__
+    while traceback is not None:
+        if any(issubclass(type(each), Numeric) for each in traceback.tb_frame.f_locals.values()):
+            return True
+        traceback = traceback.tb_next
+    return "Number" in str(error) or "Sym" in str(error)
+
+
+def record_on_copy(
+    model: nn.Module,
+    inputs: Arguments,
+    is_real: bool,
+    answers: Sequence[tuple[Any, Any]],
+    known: Capture | None,
+    training: bool,
+    plain: Plain,
+) -> Capture:
+    """One run of a copy of the model; nothing of it is left behind."""
+    copied: nn.Module | None = None
+    start = len(BORN)
+    failed: Exception | None = None
+    try:
+        with untouched(model) as copied:
+            # The numbers of the original itself stay what they are.
+            numbers = ALL_PLAIN if copied is model else plain
+            found = recorded(copied, inputs, is_real, answers, known, training, numbers)
+    except (Stopped, CaptureError) as error:
+        failed = error
+        if not is_real:
+            forget_frames(failed)
+    finally:
+        born = BORN[start:]
+        del BORN[start:]
+    check_survivors(born, copied if copied is not model else None, type(model).__name__)
+    if failed is None:
+        return found
+    try:
+        raise failed
+    finally:
+        del failed  # it holds this frame, and this frame it
 
 
 def record_slowly(
@@ -559,9 +718,12 @@ def recorded(
     answers: Sequence[tuple[Any, Any]],
     known: Capture | None,
     training: bool,
+    plain: Plain,
 ) -> Capture:
     """The run itself, of a model that may be changed by it."""
-    recorder = Recorder(model, is_real, answers, known)
+    recorder = Recorder(model, is_real, answers, known, plain)
+    if not plain.everything and not is_real:
+        recorder.size_parameters(model)
     entering: list[Value] = []
 
     def enter(tensor: Tensor) -> Tensor:
@@ -575,21 +737,26 @@ def recorded(
     recorder.varying.update(entering)
     for module in model.modules():
         vars(module)["training"] = training
-    with recorder.recording(model):
+    with symbolic(model, recorder.ledger, recorder.size_of, plain), recorder.recording(model):
         try:
             result = model(*args, **kwargs)
         except Exception as error:
-            raise Stopped(recorder.calls, entering, recorder.constants, error, raised_at(error)) from error
+            recorder.release()
+            place, refusal = raised_at(error), recorder.refusal(model, error)
+            raise Stopped(recorder.calls, entering, recorder.constants, error, place, refusal) from error
     given = list(results_in(result))
     if not given:
         raise CaptureError(
             f"{type(model).__name__}'s forward gives back no tensor, but a {type(result).__name__}: "
             "nothing says what the smaller model must compute"
         )
+    recorder.is_busy = True
     outputs = list(map(recorder.value, given))
     if recorder.is_spread:
         for call in recorder.calls:
             call.known = {}
+    mapped = form(result, recorder.value)
+    recorder.release()
     return Capture(
         calls=recorder.calls,
         inputs=entering,
@@ -598,7 +765,7 @@ def recorded(
         aliases=recorder.aliases,
         constants=recorder.constants,
         dtypes=recorder.dtypes,
-        result=form(result, recorder.value),
+        result=mapped,
         is_real=is_real,
         result_type=type(result) if isinstance(result, dict) and type(result) is not dict else None,
         answers=recorder.answers,
@@ -609,6 +776,10 @@ def recorded(
         argument_names=positional_names(model),
         strides=recorder.strides,
         module_types={path: type(module) for module, path in recorder.named.items()},
+        compared=recorder.ledger.compared,
+        integers=recorder.ledger.integers,
+        floats=recorder.ledger.floats,
+        plain=plain,
     )
 
 

@@ -18,7 +18,7 @@ def storage_of(tensor: Tensor) -> UntypedStorage | None:
 
 def ends(tensor: Tensor) -> tuple[int, int]:
     """Where the memory of a tensor begins and ends."""
-    length = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)) + 1
+    length = sum((size - 1) * stride for size, stride in zip(Tensor.size(tensor), tensor.stride(), strict=True)) + 1
     return tensor.data_ptr(), tensor.data_ptr() + length * tensor.element_size()
 
 

@@ -73,7 +73,7 @@ _current_mode = found("utils._python_dispatch._get_current_dispatch_mode")
 def wrapper(cls: type[Tensor], like: Tensor, device: torch.device) -> Any:
     """A tensor of a subclass, with the form of another and no data."""
     make: Any = Tensor._make_wrapper_subclass
-    return make(cls, like.size(), strides=like.stride(), dtype=like.dtype, device=device)
+    return make(cls, Tensor.size(like), strides=like.stride(), dtype=like.dtype, device=device)
 
 
 def is_composite(function: Any) -> bool:

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 
 from structprune.algebra.order import Indices
+from structprune.frontends.torch.record.expression import Expression
+from structprune.frontends.torch.record.number import Comparison
+from structprune.frontends.torch.record.symbols import ALL_PLAIN, Plain
 from structprune.graph.graph import Value, Where
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -51,10 +54,20 @@ class Call:
     region: Region | None = None
     known: Mapping[Value, Tensor] = field(default_factory=dict)
     reading: Reading | None = None
+    # By argument: where its numbers come from, as far as that is known.
+    expressions: Mapping[str, Any] = field(default_factory=dict)
 
     def tensors(self) -> Iterator[Value]:
         """The values among the arguments."""
         return values_in((self.args, self.kwargs))
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Code that may not have taken numbers with expressions: whose it is, and what it wanted as a key of a dict."""
+
+    module: str
+    unhashed: Sequence[Expression]
 
 
 class Stopped(Exception):
@@ -64,7 +77,13 @@ class Stopped(Exception):
     """
 
     def __init__(
-        self, calls: list[Call], inputs: list[Value], constants: dict[Value, Tensor], cause: Exception, place: str
+        self,
+        calls: list[Call],
+        inputs: list[Value],
+        constants: dict[Value, Tensor],
+        cause: Exception,
+        place: str,
+        refusal: Refusal | None = None,
     ) -> None:
         super().__init__(str(cause))
         self.calls = calls
@@ -72,6 +91,7 @@ class Stopped(Exception):
         self.constants = constants
         self.cause = cause
         self.place = place
+        self.refusal = refusal
 
 
 @dataclass(slots=True, repr=False)
@@ -102,6 +122,11 @@ class Capture:
     training: bool = False
     # Operators that act in one way whatever the mode: where they come from, and which.
     steady: set[tuple[Where, Any]] = field(default_factory=set)
+    # What the code did with its numbers: comparisons, and conversions that lose where a number came from.
+    compared: Mapping[Any, Comparison] = field(default_factory=dict)
+    integers: Sequence[tuple[Expression, int]] = ()
+    floats: Sequence[tuple[Expression, float]] = ()
+    plain: Plain = ALL_PLAIN
 
 
 def depends_on_data(target: Any) -> bool:

@@ -75,12 +75,13 @@ def parts_of(structure: Any) -> list[Any]:
     elif isinstance(structure, Collection) and not isinstance(structure, Tensor):
         parts = list(structure)
     attributes = [getattr(structure, name, None) for base in type(structure).__mro__ for name in slots_of(base)]
-    attributes += [value for name, value in getattr(structure, "__dict__", {}).items() if name != ORIGIN]
+    attributes += [value for name, value in getattr(structure, "__dict__", {}).items() if name not in OURS]
     return parts + [each for each in attributes if not any(each is part for part in parts)]
 
 
 # What tensors without data know of themselves.
-ORIGIN = "_origin_of_ghost"
+# What recording keeps on tensors.
+OURS = frozenset(("_origin_of_ghost", "_recorder_of_sizes"))
 
 
 def slots_of(kind: type) -> tuple[str, ...]:
