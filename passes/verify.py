@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from structprune.errors import VerificationError
-from structprune.graph.progress import doing
+from structprune.graph.progress import doing, within
 
 Outputs = Mapping[str, NDArray[Any]]
 # What rounding may do to a result: so many times what it does when every number is moved by units of its last place.
@@ -84,9 +84,14 @@ class Difference:
 
 def verify(trials: Iterable[Trial], name: str) -> Verification:
     """Run the first trial that can be; raise where the results differ by more than rounding."""
+    with within("verifying"):
+        return first_that_runs(trials, name)
+
+
+def first_that_runs(trials: Iterable[Trial], name: str) -> Verification:
     notes: dict[str, None] = {}
     for trial in trials:
-        doing("verifying")
+        doing("comparing results")
         try:
             expected = trial.original(0)
         except CannotRun as problem:

@@ -59,7 +59,7 @@ def compare_kept(analysis: Analysis, groups: Sequence[Group], kept: Kept, tolera
         return kept
 
     names = ", ".join(group.name for group in groups[:3])
-    realized = analysis.frontend.realize(analysis.solution, choose, "graph")
+    realized = analysis.frontend.realize(analysis.solution, choose, "recorded")
     frontend = analysis.frontend
     trials = (replace(trial, tolerance=tolerance) for trial in frontend.trials(realized, realized.finish(True)))
     try:

@@ -446,7 +446,10 @@ def test_options_left_out_are_those_of_the_library(call: Any, here: Path) -> Non
 def test_input_shapes(model: str, text: str, expected: Any, call: Any, here: Path) -> None:
     save_onnx(here / "net.onnx")
     answer(call("shrink", model, "--ratio", 0, "--dry-run", "--plan", "p.json", "--json", "--input", text))
-    assert json.loads((here / "p.json").read_text())["inputs"]["tuple"] == expected
+    inputs = json.loads((here / "p.json").read_text())["inputs"]["tuple"]
+    for each in inputs[1]["dict"].values():
+        each.pop("values", None)  # whole numbers are kept: models look at them
+    assert inputs == expected
 
 
 def test_the_report(call: Any, here: Path) -> None:

@@ -28,6 +28,7 @@ GRAPHS = {
     "fused_heads_three_width": "one integer stands for the residual width and for heads x head width",
     "fused_heads_width_three": "one integer stands for the residual width and for heads x head width",
     "grid_sample": "the size given to affine_grid has the channels in it, and the rewritten graph keeps the old ones",
+    "multihead_functional": "torch's function is given the width and the heads as plain numbers",
     "patches_local_attention": "one integer stands for two widths",
     "sum_factor": "the sizes of a view are written in forward",
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -68,6 +68,9 @@ class Frontend(Protocol):
 
     def shapes(self) -> Mapping[str, Shape]:
         """Every stored tensor's shape, used or not."""
+
+    def branches(self) -> Sequence[str]:
+        """Conditions over sizes of inputs that the code decided while it was recorded."""
 
     @property
     def recorded_on(self) -> str:

@@ -137,8 +137,14 @@ Class = TypeVar("Class", bound=type[Operator])
 
 def operator(made: Class) -> Class:
     """Register a class of operators under its kinds."""
+
+    def apply(op: Op, *operands: Any) -> Meeting:
+        met: Meeting = op.operator.meet(op, *operands)
+        return met
+
+    apply.__module__ = made.__module__
     for kind in made.kinds:
-        rule(kind)(lambda op, *operands: op.operator.meet(op, *operands))
+        rule(kind)(apply)
     return made
 
 

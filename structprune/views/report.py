@@ -103,7 +103,7 @@ class Report:
             lines.append(f"  recorded on {self.inputs}")
         if self.unread:
             lines.append(f"  not read on these inputs, and left as they are: {listed(self.unread)}")
-        lines.extend(f"  not recorded, and left as it is: {branch}" for branch in self.branches)
+        lines.extend(f"  decided by sizes of these inputs: {branch}" for branch in self.branches)
         if self.verification:
             lines.append(f"  {self.verification}")
         return printed(lines)
@@ -159,6 +159,7 @@ def make_report(analysis: Analysis, rewrite: Rewrite, of: str, asked: float, kin
         note=note,
         inputs=analysis.frontend.recorded_on,
         unread=analysis.unread_names,
+        branches=tuple(analysis.frontend.branches()) if kind == "module" else (),
         inexact=tuple(
             dict.fromkeys(op.name for group in analysis.groups if group.dim in counts for op in group.inexact)
         ),

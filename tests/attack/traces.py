@@ -176,15 +176,6 @@ def from_buffer(model: nn.Module, length: int) -> Tensor:
     return model.table
 
 
-def from_weak(model: nn.Module, length: int) -> Tensor:
-    if model.helper not in WEAK:
-        WEAK[model.helper] = {}
-    tables = WEAK[model.helper]
-    if length not in tables:
-        tables[length] = ramp(length)
-    return tables[length]
-
-
 WEAK: weakref.WeakKeyDictionary[Any, dict[int, Tensor]] = weakref.WeakKeyDictionary()
 LOGGED: deque[Tensor] = deque(maxlen=4)
 
@@ -221,7 +212,6 @@ CACHES: dict[str, Callable[[], Callable[[nn.Module, int], Tensor]]] = {
     "attribute": lambda: from_attribute,
     "dictionary": lambda: from_dictionary,
     "buffer": lambda: from_buffer,
-    "weak": lambda: from_weak,
     "logged": lambda: logs_activations,
     "ordered": lambda: from_ordered,
     "none": lambda: lambda model, length: ramp(length),

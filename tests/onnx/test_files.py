@@ -331,7 +331,7 @@ def watch():
     while not stop.wait(0.005):
         seen[0] = max(seen[0], own())
 threading.Thread(target=watch, daemon=True).start()
-structprune.shrink(sys.argv[1], 0.5, output_path=sys.argv[2])
+structprune.shrink(sys.argv[1], 0.5, output_path=sys.argv[2], verify="shapes")
 stop.set()
 print(seen[0] - before)
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -125,6 +125,10 @@ class OnnxFrontend:
 
     def trained(self) -> Iterable[str]:
         return [name for name, each in self.weights.items() if each.dtype in COMPUTED and each.size > 1]
+
+    def branches(self) -> Sequence[str]:
+        """A condition that follows from sizes stays in the file."""
+        return ()
 
     @property
     def recorded_on(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from math import prod
 from typing import Any
@@ -20,6 +20,7 @@ from structprune.frontends.torch.record import private
 from structprune.frontends.torch.record.capture import capture
 from structprune.frontends.torch.record.inputs import describe, read, restore
 from structprune.frontends.torch.record.record import Arguments, Capture, Stopped
+from structprune.frontends.torch.record.symbols import ALL_PLAIN
 from structprune.frontends.torch.record.training import (
     EVAL_MODE,
     choice_for_graph,
@@ -28,15 +29,22 @@ from structprune.frontends.torch.record.training import (
     record_like,
 )
 from structprune.frontends.torch.write.adapt import Adapter
+from structprune.frontends.torch.write.compare import Comparison
 from structprune.frontends.torch.write.constant import Constants
+from structprune.frontends.torch.write.decided import bound_to, decisions
 from structprune.frontends.torch.write.follow import constants
-from structprune.frontends.torch.write.graph_module import as_graph_module, build_graph_module, other_runs
+from structprune.frontends.torch.write.graph_module import (
+    as_graph_module,
+    build_graph_module,
+    other_runs,
+    runs_elsewhere,
+)
 from structprune.frontends.torch.write.module import arrays, sliced, stored
 from structprune.frontends.torch.write.oracle import zeroed
 from structprune.frontends.torch.write.trial import Trials, shown
 from structprune.graph.graph import Graph, Shape
 from structprune.passes.measure import macs
-from structprune.passes.propagate import Solution
+from structprune.passes.propagate import Solution, propagate
 from structprune.passes.rewrite import Rewrite
 from structprune.passes.verify import Trial
 
@@ -90,6 +98,9 @@ class TorchFrontend:
     def recorded_on(self) -> str:
         return f"{shown(self.arguments)} ({self.origin})"
 
+    def branches(self) -> Sequence[str]:
+        return decisions(self.captures)
+
     def trained(self) -> Iterable[str]:
         first = self.capture.aliases
         return [name for name, _ in self.model.named_parameters() if first.get(name, name) == name]
@@ -98,9 +109,10 @@ class TorchFrontend:
         return describe(self.arguments, with_values=self.capture.is_real)
 
     def realize(self, solution: Solution, choose: Choose, output: str) -> Realized:
+        """With "recorded", what one run did: a graph for checks, whatever path other data would take."""
         note = ""
-        if output != "graph":
-            adapter = Adapter(self.model, self.arguments, self.captures, solution)
+        if output not in ("graph", "recorded"):
+            adapter = Adapter(self.model, self.arguments, self.captures, solution, self.training)
             adapted = adapter.adapt(choose)
             if adapted.rewrite is not None:
                 chosen, make = adapted.rewrite, adapted.finish
@@ -119,6 +131,8 @@ class TorchFrontend:
                 )  # fmt: skip
         if output == "graph":
             self.refuse_data()
+        if output != "recorded":
+            self.check_numbers()
         training, unrecorded = self.difference_in_training
         choice = choice_for_graph(self.captures, training, solution, choose)
         rewrite = choice.rewrite
@@ -130,12 +144,28 @@ class TorchFrontend:
                 self.check_shapes(small, rewrite, before)
             return self.fold(small, rewrite, at_once)
 
-        notes = [each.rstrip(".") for each in (note, unrecorded, choice.note) if each]
+        bound = bound_to(choice.captures, runs_elsewhere(self.model, self.arguments, self.capture)[1])
+        notes = [each.rstrip(".") for each in (note, unrecorded, choice.note, *bound) if each]
         return Realized(rewrite, "graph", finish, choice.constraints, ". ".join(notes))
+
+    def check_numbers(self) -> None:
+        """The code does with plain numbers what it did with those that know where they come from."""
+        if self.capture.is_real or self.capture.plain.everything:
+            return
+        ops = self.graph.ops[: len(self.capture.calls)]
+        comparison = Comparison(Rewrite(propagate(self.graph), {}), ops, self.capture)
+        after = record_like(self.capture, self.model, self.arguments, ALL_PLAIN)
+        found = comparison.first_difference(after.calls, after.inputs, after.constants, after.outputs)
+        if found is not None:
+            raise UnsupportedModel(
+                f"no graph can stand for {self.model_name}: its code looks at the types of its numbers, and does other "
+                f"things with those by which sizes are followed ({found.problem} at {ops[found.index].where})"
+            )
 
     def graph_module(self) -> fx.GraphModule:
         """The recorded program, over the model's own parameters."""
         self.refuse_data()
+        self.check_numbers()
         training, _ = self.difference_in_training
         # Further heads in training are a recording too.
         captures = [*self.captures, *([training] if training is not None else [])]
@@ -147,6 +177,10 @@ class TorchFrontend:
                 f"no graph can stand for {self.model_name}: which path its code takes depends on data. "
                 "output='module' or 'auto' keeps the class."
             )
+
+    def training(self) -> Capture | None:
+        """The model in training, where that is known to be another computation."""
+        return self.difference_in_training[0]
 
     @cached_property
     def difference_in_training(self) -> tuple[Capture | None, str]:

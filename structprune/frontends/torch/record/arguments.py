@@ -72,6 +72,9 @@ def taken(argument: Any, converted: list[tuple[Expression, int | float]]) -> Any
     arguments."""
     if isinstance(argument, list | tuple):
         inner = tuple(taken(each, converted) for each in argument)
+        if inner and inner[0] is not None and len(set(argument)) == 1 and set(inner[1:]) == {None}:
+            # One number that stands for all entries: a kernel of `n` is one of [n, n].
+            return inner[:1] * len(inner)
         return inner if any(each is not None for each in inner) else None
     if isinstance(argument, bool) or not isinstance(argument, int | float):
         return None

@@ -32,6 +32,7 @@ from structprune.frontends.torch.record.exported import record_by_export
 from structprune.frontends.torch.record.expression import Attribute, Size, leaves
 from structprune.frontends.torch.record.memory import overlap, storage_of
 from structprune.frontends.torch.record.number import Ledger, Node, Number, Numeric
+from structprune.frontends.torch.record.number import plain as plain_number
 from structprune.frontends.torch.record.record import (
     Arguments,
     Call,
@@ -47,7 +48,7 @@ from structprune.frontends.torch.record.shape import quick_shape
 from structprune.frontends.torch.record.sized import Sized, SizedParameter, SizedTensor
 from structprune.frontends.torch.record.surroundings import NOT_THE_USERS, module_names, positional_names, untouched
 from structprune.frontends.torch.record.survivor import check_survivors, forget_frames
-from structprune.frontends.torch.record.symbols import ALL_PLAIN, Plain, holder_of, symbolic
+from structprune.frontends.torch.record.symbols import ALL_PLAIN, NONE_PLAIN, Plain, holder_of, symbolic
 from structprune.graph.graph import Shape, Value, Where
 from structprune.graph.operator import RULES
 from structprune.graph.progress import doing
@@ -64,7 +65,7 @@ LARGEST_CONSTANT = 1 << 22
 BORN: list[ref[Tensor]] = []
 
 
-class Ghost(Sized, Tensor):  # type: ignore[override]
+class Ghost(Sized, Tensor):  # type: ignore[override, misc]
     """A tensor without data. Operators on it are seen by the recorder alone."""
 
     __torch_function__ = private.no_torch_function
@@ -233,6 +234,19 @@ class Recorder:
     def size_of(self, tensor: Tensor, axis: int) -> Number:
         """The size of a parameter, as a number."""
         return Number(Node(Size(self.value_for_size(tensor), axis), Tensor.size(tensor)[axis], self.ledger))
+
+    def open_bounds(self, index: Any) -> Any:
+        """Torch leaves out slices that take all of an axis: ends become numbers that it cannot know to be enough."""
+        if self.is_busy or self.plain.everything:
+            return index
+        if type(index) is tuple:
+            return tuple(map(self.open_bounds, index))
+        if type(index) is slice and isinstance(index.stop, int | np.integer) and plain_number(index.stop) > 0:
+            end = plain_number(index.stop)
+            is_number = issubclass(type(index.stop), Numeric)
+            stop = index.stop if is_number else Number(Node(end, end, self.ledger))
+            return slice(index.start, stop, index.step)
+        return index
 
     @contextmanager
     def busy(self) -> Iterator[None]:
@@ -620,6 +634,7 @@ def record(
     answers: Sequence[tuple[Any, Any]] = (),
     known: Capture | None = None,
     training: bool = False,
+    plain: Plain = NONE_PLAIN,
 ) -> Capture:
     """One run of the model.
 
@@ -629,7 +644,6 @@ def record(
     """
     if not private.is_available:
         return record_slowly(model, inputs, is_real, known, training)
-    plain = Plain()
     with private.LOCK:
         while True:
             try:
@@ -654,7 +668,7 @@ def plainer(plain: Plain, refusal: Refusal, model: nn.Module) -> Plain:
 
 def refuses_numbers(error: BaseException) -> bool:
     """The code was given numbers with expressions, and may have stopped because of that."""
-    is_shape_error = isinstance(error, RuntimeError) and "Sym" not in str(error)
+    is_shape_error = isinstance(error, RuntimeError) and not any(name in str(error) for name in ("Sym", "Number"))
     if isinstance(error, GhostEscaped) or is_shape_error:
         return False
     traceback = error.__traceback__

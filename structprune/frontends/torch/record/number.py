@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from types import CodeType, FrameType
 from typing import Any
 
+import numpy as np
 import torch
 
 from structprune.frontends.torch.record.expression import DEEPEST, Expression, Term
@@ -32,6 +33,8 @@ class Comparison:
     sign: str
     right: Expression
     answer: bool
+    file: str = ""
+    line: int = 0
 
     def __str__(self) -> str:
         return f"{self.left} {self.sign} {self.right}"
@@ -54,7 +57,8 @@ class Ledger:
     def compare(self, left: Expression, sign: str, right: Expression, answer: bool, frame: FrameType) -> None:
         place = frame.f_code, frame.f_lasti, sign
         if place not in self.compared or self.compared[place].answer != answer:
-            self.compared[place] = Comparison(left, sign, right, answer)
+            file, line = frame.f_code.co_filename, frame.f_lineno
+            self.compared[place] = Comparison(left, sign, right, answer, file, line)
 
 
 class Node:
@@ -131,7 +135,11 @@ class Node:
         return Node(number, number, self.ledger)
 
     expect_true = expect_size = guard_size_oblivious = guard_bool
-    guard_or_false = guard_or_true = statically_known_true = guard_bool
+    guard_or_false = guard_or_true = guard_bool
+
+    def statically_known_true(self, file: Text, line: int) -> bool:
+        """Never: a slice that takes all of an axis here is recorded too, as it may take a part elsewhere."""
+        return False
 
     def sym_float(self) -> Node:
         return self._made("float", float(self.value), (self,))
@@ -186,6 +194,8 @@ for _name in ("and", "or"):
 def plain(number: Any) -> Any:
     """The int or float that a number stands for."""
     node: Any = getattr(number, "node", None)
+    if isinstance(number, np.integer | np.floating):
+        return number.item()
     return node.value if isinstance(node, Node) else number
 
 
@@ -195,7 +205,7 @@ def expression_of(number: Any) -> Expression:
 
 
 def is_number(other: Any) -> bool:
-    return isinstance(other, int | float | torch.SymInt | torch.SymFloat)
+    return isinstance(other, int | float | torch.SymInt | torch.SymFloat | np.integer | np.floating)
 
 
 def result(how: str, value: Any, operands: tuple[Any, ...], ledger: Ledger) -> Any:

@@ -60,11 +60,15 @@ def is_torchs(module: nn.Module) -> bool:
     return type(module).__module__.startswith("torch.nn.")
 
 
+def passed_on(module: nn.Module) -> list[str]:
+    """The attributes that one of torch's own modules gives its operators under the same names."""
+    return [name for kind, names in PASSED_ON if isinstance(module, kind) for name in names]
+
+
 def numeric_attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
     """The attributes of a module that may hold sizes its operators are given."""
     if is_torchs(module):
-        names = (name for kind, names in PASSED_ON if isinstance(module, kind) for name in names)
-        yield from ((name, vars(module)[name]) for name in names if name in vars(module))
+        yield from ((name, vars(module)[name]) for name in passed_on(module) if name in vars(module))
         return
     left_out = FITTED if isinstance(module, nn.MultiheadAttention) else following(module)
     for name, value in vars(module).items():
@@ -90,6 +94,7 @@ class Plain:
     everything: bool = False
 
 
+NONE_PLAIN = Plain()
 ALL_PLAIN = Plain(everything=True)
 
 

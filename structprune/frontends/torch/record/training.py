@@ -17,6 +17,7 @@ from structprune.frontends.torch.read.lower import bind, lower
 from structprune.frontends.torch.record import private
 from structprune.frontends.torch.record.capture import record
 from structprune.frontends.torch.record.record import Arguments, Call, Capture, Stopped, depends_on_data
+from structprune.frontends.torch.record.symbols import NONE_PLAIN, Plain
 from structprune.graph.graph import Value, Where
 from structprune.passes.propagate import Solution, extended, variables_of
 from structprune.passes.rewrite import Rewrite
@@ -26,17 +27,19 @@ FLAGS = ("training", "train")
 EVAL_MODE = "In training it computes what it does in eval mode"
 
 
-def record_like(capture: Capture, model: nn.Module, inputs: Arguments) -> Capture:
+def record_like(capture: Capture, model: nn.Module, inputs: Arguments, plain: Plain = NONE_PLAIN) -> Capture:
     """A model recorded in the way and in the mode in which another was."""
     if capture.training:
-        return record_in_training(model, inputs)
-    return record(model, inputs, capture.is_real, capture.answers)
+        return record_in_training(model, inputs, plain=plain)
+    return record(model, inputs, capture.is_real, capture.answers, plain=plain)
 
 
-def record_in_training(model: nn.Module, inputs: Arguments, known: Capture | None = None) -> Capture:
+def record_in_training(
+    model: nn.Module, inputs: Arguments, known: Capture | None = None, plain: Plain = NONE_PLAIN
+) -> Capture:
     """The model on ghosts with every module in training; parameters are the values that `known` has for them."""
     with seeded(model):
-        capture = record(model, inputs, is_real=False, known=known, training=True)
+        capture = record(model, inputs, is_real=False, known=known, training=True, plain=plain)
     if capture.draws_elsewhere or depends_on_random_numbers(capture):
         raise CaptureError("which path the model takes in training depends on random numbers")
     leave_out_counters(capture)

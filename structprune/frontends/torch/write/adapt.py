@@ -18,18 +18,19 @@ from torch import nn
 from structprune.algebra.axis import Dim
 from structprune.errors import UnsupportedRatio
 from structprune.frontends.protocol import Choose, Constraints
+from structprune.frontends.torch.read.lower import lower
 from structprune.frontends.torch.record.expression import Attribute
 from structprune.frontends.torch.record.record import Arguments, Capture, Stopped
-from structprune.frontends.torch.record.symbols import set_numbers
-from structprune.frontends.torch.record.training import record_like
+from structprune.frontends.torch.record.symbols import ALL_PLAIN, is_torchs, passed_on, set_numbers
+from structprune.frontends.torch.record.training import record_like, touched
 from structprune.frontends.torch.write.attention import fit_attention
 from structprune.frontends.torch.write.compare import Comparison, Difference
 from structprune.frontends.torch.write.constraints import Code, held_at, values_of
-from structprune.frontends.torch.write.equations import solve
+from structprune.frontends.torch.write.equations import changes_of, solve
 from structprune.frontends.torch.write.module import Edits, small_copy, true_sizes
 from structprune.graph.graph import Op
 from structprune.graph.progress import within
-from structprune.passes.propagate import Solution
+from structprune.passes.propagate import Solution, extended
 from structprune.passes.rewrite import Rewrite
 
 ATTEMPTS = 12
@@ -47,8 +48,16 @@ class Adapted:
 class Adapter:
     """Finds a choice and numbers with which the model keeps its class."""
 
-    def __init__(self, model: nn.Module, inputs: Arguments, captures: Sequence[Capture], solution: Solution) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Arguments,
+        captures: Sequence[Capture],
+        solution: Solution,
+        training: Callable[[], Capture | None],
+    ) -> None:
         self.model = model
+        self.training = training
         self.inputs = inputs
         self.captures = captures
         self.solution = solution
@@ -68,19 +77,29 @@ class Adapter:
                 if not self.constraints.count:
                     raise
                 return Adapted(None, reason=f"{reason}; without the widths it holds, {error}")
+            # A choice that was made elsewhere knows nothing of what the code asks.
+            held = [why for dim, why in self.constraints.frozen.items() if dim in rewrite.kept]
+            if held:
+                return Adapted(None, reason=reason if attempt > 1 else held[0])
             equations = list(chain.from_iterable(self.code.equations.values()))
             numbers, broken = solve(equations, rewrite, self.code.old)
             if broken:
                 reason = str(broken[0])
-                held = ((each, dim) for each in broken for dim in self.code.blamed(each, rewrite.kept))
-                if not self.hold({dim: held_at(each.op, str(each)) for each, dim in held}):
+                blamed = ((each, dim) for each in broken for dim in self.code.blamed(each, rewrite.kept))
+                if not self.hold({dim: held_at(each.op, str(each)) for each, dim in blamed}):
                     return Adapted(None, reason=reason)
                 continue
             with within(f"attempt {attempt}"):
                 trial = self.mended(rewrite, numbers, is_filled=self.captures[0].is_real)
                 difference, cause = self.check(trial, rewrite)
             if difference is None:
-                return Adapted(rewrite, partial(self.finish, rewrite, numbers))
+                wrong = self.wrong_in_training(trial, rewrite) if numbers else {}
+                if not wrong:
+                    return Adapted(rewrite, partial(self.finish, rewrite, numbers))
+                reason = next(iter(wrong.values()))
+                if not self.hold(wrong):
+                    break
+                continue
             op = self.ops[min(difference.index, len(self.ops) - 1)]
             reason = f"{op}: {cause or difference.problem}"
             if not self.hold(self.blamed(op, difference, rewrite)):
@@ -94,6 +113,7 @@ class Adapter:
         for module in small.modules():
             true_sizes(module)
         self.tell_norms(small, rewrite)
+        self.tell_torchs(small, rewrite)
         fit_attention(small, self.model, rewrite, self.captures[0].aliases)
         return small
 
@@ -104,6 +124,15 @@ class Adapter:
             module = small.get_submodule(op.where.module)
             if x is not None and len(x.shape) > 1 and isinstance(module, nn.modules.batchnorm._NormBase):
                 module.num_features = rewrite.shape(x)[1]
+
+    def tell_torchs(self, small: nn.Module, rewrite: Rewrite) -> None:
+        """Modules of torch itself hand these on as they are, however they were recorded."""
+        for op in self.ops:
+            module = small.get_submodule(op.where.module)
+            names = passed_on(module) if is_torchs(module) and op.source[1] is not None else ()
+            for name, value in changes_of(op, rewrite).items() if names else ():
+                if name in names and value != getattr(module, name):
+                    setattr(module, name, tuple(value) if isinstance(value, list) else value)
 
     def finish(self, rewrite: Rewrite, numbers: Mapping[Attribute, int], at_once: bool) -> nn.Module:
         """A copy that was never run: recording leaves nothing in it, and the model may have been trained since."""
@@ -122,7 +151,8 @@ class Adapter:
 
     def check_mode(self, small: nn.Module, comparison: Comparison) -> tuple[Difference | None, str]:
         try:
-            after = record_like(comparison.before, small, self.inputs)
+            # On plain numbers, as the code will run.
+            after = record_like(comparison.before, small, self.inputs, ALL_PLAIN)
         except Stopped as stopped:
             found = comparison.first_difference(stopped.calls, stopped.inputs, stopped.constants)
             cause = f"{type(stopped.cause).__name__}: {stopped.cause}{stopped.place}"
@@ -131,6 +161,24 @@ class Adapter:
         if found is None and not comparison.same_outputs(after):
             found = Difference(len(comparison.ops), "other outputs", {}, {})
         return found, ""
+
+    def wrong_in_training(self, small: nn.Module, rewrite: Rewrite) -> dict[Dim, str]:
+        """Numbers that were changed may mean something else in training: the widths for which they were."""
+        training = self.training()
+        if training is None:
+            return {}
+        wider = extended(self.solution, lower(training))
+        if any(dim in rewrite.kept for dim in touched(self.solution, wider)):
+            return {}  # what is cut is divided further there: the two cannot be compared
+        ops = wider.graph.ops[-len(training.calls) :]
+        comparison = Comparison(Rewrite(wider, rewrite.kept), ops, training)
+        difference, cause = self.check_mode(small, comparison)
+        if difference is None:
+            return {}
+        op = ops[min(difference.index, len(ops) - 1)]
+        axes = (axis for value in values_of(op) for axis in wider.expanded(value))
+        dims = [leaf for axis in axes for leaf in wider.system.leaves(axis) if leaf in rewrite.kept]
+        return dict.fromkeys(dims or rewrite.kept, f"in training, {held_at(op, cause or difference.problem)}")
 
     # -- what stays whole ----------------------------------------------------------------------
 

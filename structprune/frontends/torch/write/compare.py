@@ -21,6 +21,9 @@ from structprune.passes.rewrite import Rewrite
 TOLD_BY_SHAPES = ("reshape", "split")
 
 
+PASSED = (torch.ops.aten.contiguous.default, torch.ops.aten.alias.default)
+
+
 @dataclass(frozen=True, slots=True)
 class Difference:
     """Where two graphs part: the operator's place, what differs, and the arguments that the model gave."""
@@ -80,8 +83,10 @@ class Comparison:
         return None
 
     def passes(self, call: Call, same: dict[Value, Value]) -> bool:
-        """Torch records `contiguous` only where it copies, which depends on sizes: it is passed over."""
-        if call.target is not torch.ops.aten.contiguous.default or not call.outputs:
+        """What may be recorded or not, and does nothing: `contiguous`, a slice that takes all of an axis."""
+        is_slice = call.target is torch.ops.aten.slice.Tensor and call.outputs[0].shape == call.args[0].shape
+        is_whole = is_slice and bind(call.target, call.args, call.kwargs)["step"] == 1
+        if not (is_whole or call.target in PASSED) or not call.outputs:
             return False
         origin = call.args[0]
         same[call.outputs[0]] = same.get(origin, origin)
@@ -132,9 +137,18 @@ class Comparison:
             return torch.equal(old.known[value], new.known[found])
         return self.same(value, found)
 
+    def number(self, given: Any, constants: Mapping[Value, torch.Tensor]) -> Any:
+        constant = constants.get(given) if isinstance(given, Value) else None
+        return constant.item() if constant is not None and constant.dim() == 0 else given
+
     def same(self, old: Any, new: Any) -> bool:
         if isinstance(old, list | tuple):
             return isinstance(new, list | tuple) and len(old) == len(new) and all(map(self.same, old, new))
+        if isinstance(old, int | float) or isinstance(new, int | float):
+            # A number in the place of a tensor is one with a single entry.
+            return bool(self.number(old, self.before.constants) == self.number(new, self.constants))
+        if isinstance(old, torch.Generator):
+            return isinstance(new, torch.Generator)
         if not isinstance(old, Value):
             return bool(old == new)
         if not isinstance(new, Value):

@@ -18,9 +18,10 @@ from structprune.algebra.axis import Axis, Dim, Kept
 from structprune.algebra.order import Indices
 from structprune.frontends.protocol import Constraints
 from structprune.frontends.torch.read.index import makers as makers_in
-from structprune.frontends.torch.record.expression import Leaf, Size, leaves
+from structprune.frontends.torch.record.expression import Attribute, Expression, Leaf, Size, leaves
 from structprune.frontends.torch.record.record import Capture
 from structprune.frontends.torch.record.symbols import is_torchs, number_at
+from structprune.frontends.torch.write.decided import is_decision
 from structprune.frontends.torch.write.equations import Equation, changes_of, equations_of, literals_of, solve
 from structprune.frontends.torch.write.proportions import (
     Proportions,
@@ -137,10 +138,24 @@ class Code:
         for op in self.ops:
             if not self.has_own_way(op):
                 self.read(op, system, result)
+        for side, why in self.decided():
+            shares = shares_of(side, self.axis_of)
+            system.extend([(shares, why)] if shares else [])
         for equation, why in sorted(eliminated(system), key=lambda each: is_balanced(each[0])):
             result.require(equation, why)
         self.try_out(result)
         return result
+
+    def decided(self) -> Iterator[tuple[Expression, str]]:
+        """What sizes of inputs are compared with: another number would decide in another way."""
+        for capture in self.captures:
+            for each in capture.compared.values():
+                if not is_decision(each, capture):
+                    continue
+                for side in (each.left, each.right):
+                    found = set(leaves(side))
+                    if found and all(isinstance(leaf, Attribute) for leaf in found):
+                        yield side, f"the code compares sizes of inputs with it at {each.file}:{each.line}"
 
     def read(self, op: Op, system: list[tuple[Shares, str]], result: Proportions) -> None:
         known = self.equations.get(op, [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -15,6 +16,7 @@ from structprune.errors import CaptureError, UnsupportedModel
 from structprune.frontends.torch.read.index import renumbered
 from structprune.frontends.torch.read.lower import bind
 from structprune.frontends.torch.record.autocast import under_autocast
+from structprune.frontends.torch.record.expression import Attribute, Leaf
 from structprune.frontends.torch.record.program import Program, inner, stored_name, writes
 from structprune.frontends.torch.record.record import (
     Arguments,
@@ -25,7 +27,10 @@ from structprune.frontends.torch.record.record import (
     map_tensors,
     tensors_in,
 )
+from structprune.frontends.torch.record.symbols import number_at
 from structprune.frontends.torch.record.training import FLAGS, record_like
+from structprune.frontends.torch.write.equations import equations_of, solve
+from structprune.frontends.torch.write.following import Following, written_in
 from structprune.frontends.torch.write.module import Edits, new_arguments, stored
 from structprune.frontends.torch.write.shrunk_graph import ShrunkGraph
 from structprune.graph.graph import Op, Shape, Value
@@ -77,7 +82,11 @@ class Editor:
         self.device = next(model.parameters()).device
         self.names = {name for name, _ in model.named_modules()}
         self.counters = {name for name, _ in model.named_buffers() if name.endswith("num_batches_tracked")}
-        self.others = other_runs(model, inputs, capture)
+        self.others, _ = runs_elsewhere(model, inputs, capture)
+        old = partial(number_of, model)
+        equations = [each for op in ops for each in equations_of(op)]
+        new, _ = solve(equations, rewrite, old) if rewrite is not None else ({}, [])
+        self.following = Following(self.program, rewrite, old, new)
 
     def edit(self) -> fx.Graph:
         for index, node in enumerate(self.program.calls):
@@ -95,9 +104,14 @@ class Editor:
         if not hasattr(call.target, "_schema"):
             return
         target, arguments = call.target, bind(call.target, *inner(node))
+        for each in arguments.values():
+            if isinstance(each, torch.Generator | torch.UntypedStorage | torch.TypedStorage):
+                kind = type(each).__name__
+                raise UnsupportedModel(f"{call.target} at {call.where} has a {kind}, which no graph can hold")
         before = dict(arguments)
         if self.rewrite is not None:
             target = self.resize(call, self.ops[index].source[1], arguments)
+        written_in(self.following, arguments, call.expressions)
         self.make_dynamic(index, call, arguments)
         self.follow_training(call, arguments)
         if target is call.target and all(arguments[name] is each for name, each in before.items()):
@@ -154,7 +168,7 @@ class Editor:
     # -- sizes that depend on the inputs -------------------------------------------------------
 
     def make_dynamic(self, index: int, call: Call, arguments: dict[str, Any]) -> None:
-        """A literal that changes with the inputs' sizes is read from the tensors when the graph runs."""
+        """A number of unknown origin that changes with the inputs' sizes is read from the tensors."""
         if not self.others:
             return
         twins = [other.calls[index] for other in self.others]
@@ -164,7 +178,7 @@ class Editor:
             for each, capture in zip((call, *twins), (self.capture, *self.others), strict=True)
         ]
         for name, value in arguments.items():
-            if not isinstance(value, fx.Node):
+            if name not in call.expressions and not isinstance(value, fx.Node):
                 arguments[name] = self.dynamic(value, [bound.get(name) for bound in bounds], tensors)
 
     def dynamic(self, value: Any, runs: list[Any], tensors: list[list[Value]]) -> Any:
@@ -204,6 +218,11 @@ class Editor:
 
     def shape(self, value: Value) -> Shape:
         return value.shape if self.rewrite is None else self.rewrite.shape(value)
+
+
+def number_of(model: nn.Module, leaf: Leaf) -> int:
+    """A number as the original has it."""
+    return number_at(model, leaf) if isinstance(leaf, Attribute) else leaf.value.shape[leaf.axis]
 
 
 @fx.has_side_effect
@@ -255,7 +274,12 @@ def tree(model: nn.Module, edits: Edits | None = None) -> nn.Module:
 
 
 def other_runs(model: nn.Module, inputs: Arguments, capture: Capture) -> list[Capture]:
-    """The same model on other batch and image sizes: what differs between the runs depends on sizes."""
+    """The same model on other batch and image sizes, where it does the same there."""
+    return runs_elsewhere(model, inputs, capture)[0]
+
+
+def runs_elsewhere(model: nn.Module, inputs: Arguments, capture: Capture) -> tuple[list[Capture], list[str]]:
+    """The model on other batch and image sizes: recordings of the same operators, and the sizes that give others."""
 
     def resized(axes: Sequence[int], factor: float) -> Arguments:
         def resize(tensor: Tensor) -> Tensor:
@@ -265,6 +289,7 @@ def other_runs(model: nn.Module, inputs: Arguments, capture: Capture) -> list[Ca
         return map_tensors(inputs[0], resize), map_tensors(inputs[1], resize)
 
     found: list[Capture] = []
+    elsewhere: list[str] = []
     tried: list[Sequence[int]] = []
     rank = max((tensor.dim() for tensor in tensors_in(inputs)), default=0)
     for axes, factor in (((0,), 3), ((1,), 2), ((2,), 1.5), ((3,), 1.5), ((4,), 1.5), ((2, 3), 2)):
@@ -280,4 +305,6 @@ def other_runs(model: nn.Module, inputs: Arguments, capture: Capture) -> list[Ca
         if [call.target for call in other.calls] == [call.target for call in capture.calls]:
             found.append(other)
             tried.append(axes)
-    return found
+        else:
+            elsewhere.append(" and ".join(f"axis {axis}" for axis in axes))
+    return found, elsewhere

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from structprune.errors import CaptureError
 from structprune.frontends.torch.record.inputs import first_line
+from structprune.frontends.torch.record.private import unfused_attention as unfused
 from structprune.frontends.torch.record.record import Arguments, Capture, Stopped, map_tensors, tensors_in
 from structprune.frontends.torch.record.result import results_in
 from structprune.frontends.torch.record.surroundings import untouched
@@ -222,7 +223,7 @@ def run(
         made = tensor.to(to[tensor.dtype]) if tensor.dtype in to else tensor
         return move(made) if move is not None and made.is_floating_point() else made
 
-    with guarded(), torch.no_grad(), same_chance(model), untouched(model, with_buffers=True) as copied:
+    with guarded(), torch.no_grad(), same_chance(model), unfused(), untouched(model, with_buffers=True) as copied:
         if copied is model and (to or prepare):
             raise CannotRun("it cannot be copied")
         for module in copied.modules():
