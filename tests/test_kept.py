@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import models_zoo
 import structprune
 from structprune.errors import UnsupportedModel
-from structprune.frontends.torch.write.module import Edits, resize, small_copy
+from structprune.frontends.torch.write.module import Edits, small_copy
 from tests.small_models import EXACT, SAMPLE, Block, Buffers, Tied, both, call, count, images, seeded
 
 # The one-line warning about a GraphModule has its own test.
@@ -140,7 +140,7 @@ def test_tied_parameters_stay_tied(output: str) -> None:
     assert moved.get_parameter("head.weight") is moved.get_parameter("embedding.weight")
 
 
-def test_a_copy_for_a_further_attempt_resizes_tied_parameters_once() -> None:
+def test_a_copy_keeps_tied_parameters_tied() -> None:
     """Edits know a tied parameter by its first name alone; its second must not undo them."""
 
     class Tied(nn.Module):
@@ -150,9 +150,7 @@ def test_a_copy_for_a_further_attempt_resizes_tied_parameters_once() -> None:
             self.last.weight = self.first.weight
 
     model = Tied()
-    wide, narrow = (Edits({"first.weight": {1: np.arange(width)}}, {}) for width in (6, 3))
-    small = small_copy(model, wide, is_filled=False)
-    resize(small, model, narrow)
+    small = small_copy(model, Edits({"first.weight": {1: np.arange(3)}}, {}), is_filled=False)
     assert small.first.weight is small.last.weight and small.first.weight.shape == (9, 3)
 
 

@@ -115,52 +115,9 @@ def small_copy(model: nn.Module, edits: Edits, is_filled: bool = True) -> nn.Mod
     return small
 
 
-Unmended = list[tuple[nn.Module, type, dict[str, Any]]]
-
-
-def unmended(small: nn.Module) -> Unmended:
-    """What mending may change of each module: its class and its attributes."""
-    return [(module, type(module), dict(module.__dict__)) for module in small.modules()]
-
-
-def restore(saved: Unmended) -> None:
-    for module, kind, attributes in saved:
-        module.__class__ = kind
-        module.__dict__.clear()
-        module.__dict__.update(attributes)
-
-
-def resize(small: nn.Module, model: nn.Module, edits: Edits) -> None:
-    """Give an unfilled copy other sizes."""
-    originals = dict(stored(model))
-    trained = {id(parameter) for parameter in small.parameters()}
-    tied_ones = tied(model)
-    # Edits name a tensor that has several names by the first of them.
-    first_names = {id(tensor): name for name, tensor in reversed(list(stored(small)))}
-    for name, tensor in stored(small):
-        if first_names[id(tensor)] != name:
-            continue
-        original = originals[name]
-        if id(original) in tied_ones and not edits.touch(name):
-            continue
-        if id(tensor) in trained:
-            tensor.data = empty(original, edits.kept.get(name, {}))
-        else:
-            tensor.data = edits.smaller(name, original)
-
-
 def empty(tensor: Tensor, axes: Mapping[int, Indices]) -> Tensor:
     shape = [len(axes[axis]) if axis in axes else size for axis, size in enumerate(tensor.shape)]
     return torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
-
-
-def fill(small: nn.Module, model: nn.Module, edits: Edits) -> None:
-    """Give the parameters of an unfilled copy their values."""
-    originals, tied_ones = dict(stored(model)), tied(model)
-    for name, parameter in small.named_parameters():
-        # What shares memory shares it in the copy, which is whole.
-        if id(originals[name]) not in tied_ones or edits.touch(name):
-            parameter.data = edits.smaller(name, originals[name])
 
 
 def copied_apart(model: nn.Module) -> dict[int, Any]:
@@ -240,49 +197,3 @@ def true_sizes(module: nn.Module) -> None:
             module.input_size = module.get_parameter("weight_ih").shape[1]
         case _:
             return
-
-
-def changed_numbers(old: Any, new: Any) -> Iterator[tuple[int, int]]:
-    """Pairs of whole numbers in which two arguments differ."""
-    if isinstance(old, list | tuple) and isinstance(new, list | tuple) and len(old) == len(new):
-        for before, after in zip(old, new, strict=True):
-            yield from changed_numbers(before, after)
-    elif isinstance(old, int) and isinstance(new, int) and not isinstance(old, bool) and old != new:
-        yield old, new
-
-
-def replaced(value: Any, numbers: Mapping[int, int]) -> Any:
-    """An attribute with old numbers replaced; the very same object where there is none in it."""
-    if type(value) is int:
-        return numbers.get(value, value)
-    if isinstance(value, tuple | list | torch.Size) and any(type(item) is int and item in numbers for item in value):
-        items = [numbers.get(item, item) if type(item) is int else item for item in value]
-        return items if isinstance(value, list) else type(value)(items)
-    return value
-
-
-Spared = Container[tuple[type, str]]
-
-
-def mend(model: nn.Module, mends: Mapping[tuple[str, int], int], spared: Spared = ()) -> None:
-    """Replace the numbers that the code of a module passes on as sizes: (module, old) -> new.
-
-    `spared` are attributes that hold such a number and mean something else.
-    """
-    modules = dict(model.named_modules())
-    for owner, numbers in by_module(mends).items():
-        module = modules[owner]
-        for name, value in list(vars(module).items()):
-            if not name.startswith("_") and name != "training" and (type(module), name) not in spared:
-                mended = replaced(value, numbers)
-                if mended is not value:
-                    setattr(module, name, mended)
-    for module in model.modules():
-        true_sizes(module)
-
-
-def by_module(mends: Mapping[tuple[str, int], int]) -> dict[str, dict[int, int]]:
-    found: dict[str, dict[int, int]] = {}
-    for (owner, old), new in mends.items():
-        found.setdefault(owner, {})[old] = new
-    return found
