@@ -7,6 +7,7 @@ import copy
 import functools
 import threading
 import types
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -509,3 +510,27 @@ def test_neighbours_in_memory_are_not_tied() -> None:
     model, x = InOneFlat().double().eval(), images(4, 6)
     small = structprune.shrink(model, 0.3, x, verify="numeric")
     assert small.first.out_features < 16
+
+
+class Builds(OrderedDict[str, Any]):
+    """A mapping that builds what it is asked for, as some libraries' tables of classes do."""
+
+    def __getitem__(self, key: str) -> Any:
+        return super().__getitem__(key)()
+
+    def copy(self) -> Any:
+        raise TypeError("it cannot be copied")
+
+
+TABLE_OF_CLASSES = Builds({"relu": nn.ReLU, "needs": nn.Linear})
+
+
+def test_a_global_mapping_that_builds_what_it_is_asked_for_stays_what_it_is() -> None:
+    class Looks(Base):
+        def kept(self, x: Tensor) -> Tensor:
+            TABLE_OF_CLASSES["new"] = nn.Tanh  # type: ignore[assignment]
+            return TABLE_OF_CLASSES["relu"](x)
+
+    before = list(OrderedDict.items(TABLE_OF_CLASSES))
+    structprune.shrink(Looks().eval(), 0.3, torch.randn(2, 5, 6))
+    assert list(OrderedDict.items(TABLE_OF_CLASSES)) == before

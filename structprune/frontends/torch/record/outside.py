@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 import types
-from collections import UserDict, UserList, deque
+from collections import OrderedDict, UserDict, UserList, deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -41,7 +41,7 @@ def is_foreign(module: str | None) -> bool:
 # -- containers ------------------------------------------------------------------------------------
 
 
-def contents(values: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+def contents(values: Iterable[Any]) -> Iterator[tuple[Any, list[Any]]]:
     """The containers among some values and inside them, each once, with a copy of what it holds."""
     seen: set[int] = set()
     left = LARGEST
@@ -57,15 +57,21 @@ def contents(values: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
                     seen.add(id(value))
                     unread.append((value.__dict__,))
                 continue
-            if not len(value):
-                if not issubclass(kind, tuple):
-                    yield value, ()
-            elif id(value) not in seen and len(value) <= left:
+            if issubclass(kind, tuple):
+                if id(value) not in seen:
+                    seen.add(id(value))
+                    unread.append(tuple.__iter__(value))
+                continue
+            base = base_of(value)
+            size = base.__len__(value)
+            if not size:
+                yield value, []
+            elif id(value) not in seen and size <= left:
                 seen.add(id(value))
-                left -= len(value)
-                if not issubclass(kind, tuple):
-                    yield value, value.copy()
-                unread.append(list(value.values()) if issubclass(kind, dict) else value)
+                left -= size
+                content = content_of(value)
+                yield value, content
+                unread.append([inner for _, inner in content] if issubclass(base, dict) else content)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -76,23 +82,41 @@ def is_keeper(kind: Any) -> bool:
     )
 
 
-def holds(container: Any, content: Any) -> bool:
+# Their own methods are used, whatever a subclass makes of them: a mapping that builds what it is asked for must not.
+BASES: tuple[Any, ...] = (OrderedDict, dict, list, deque, set)
+
+
+def base_of(container: Any) -> Any:
+    return next(base for base in BASES if issubclass(type(container), base))
+
+
+def content_of(container: Any) -> list[Any]:
+    """What a container holds: of a mapping, pairs."""
+    base = base_of(container)
+    return list(base.items(container)) if issubclass(base, dict) else list(base.__iter__(container))
+
+
+def holds(container: Any, content: list[Any]) -> bool:
     """Whether a container still holds the very same objects as it did."""
-    if issubclass(type(container), set) or len(container) != len(content):
+    base = base_of(container)
+    if base is set or base.__len__(container) != len(content):
         return False
-    is_dict = issubclass(type(container), dict)
-    return all(map(is_, container, content)) and (not is_dict or all(map(is_, container.values(), content.values())))
+    found = content_of(container)
+    if issubclass(base, dict):
+        return all(a is c and b is d for (a, b), (c, d) in zip(found, content, strict=True))
+    return all(map(is_, found, content))
 
 
-def refill(container: Any, content: Any) -> None:
-    if issubclass(type(container), list):
-        container[:] = content
-    elif issubclass(type(container), deque):
-        container.clear()
-        container.extend(content)
+def refill(container: Any, content: list[Any]) -> None:
+    base = base_of(container)
+    base.clear(container)
+    if issubclass(base, dict):
+        for key, value in content:
+            base.__setitem__(container, key, value)
+    elif base is set:
+        base.update(container, content)
     else:
-        container.clear()
-        container.update(content)
+        base.extend(container, content)
 
 
 @contextmanager
@@ -103,7 +127,7 @@ def contents_kept(values: Iterable[Any]) -> Iterator[None]:
         yield
     finally:
         for container, content in found:
-            if (len(container) or content) and not holds(container, content):
+            if (base_of(container).__len__(container) or content) and not holds(container, content):
                 refill(container, content)
 
 
