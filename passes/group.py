@@ -30,7 +30,7 @@ class Member:
     def is_entering(self) -> bool:
         """The axis of a weight that its layer sums over."""
         return any(
-            each.weight == place and each.weight_axis == self.axis
+            each.weight == place and each.weight_axis % self.rank == self.axis
             for operator, place in self.roles
             for each in operator.contracted
         )

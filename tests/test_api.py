@@ -198,3 +198,25 @@ def test_a_device_and_gradients_of_inputs() -> None:
     assert x.grad is None
     small(x).sum().backward()
     assert x.grad is not None
+
+
+@pytest.mark.parametrize("product", ["matmul", "einsum"])
+def test_only_takes_the_width_that_the_named_weight_makes(product: str) -> None:
+    """`x @ w1 @ w2`: what w2 makes is its second axis; the first is what w1 makes."""
+
+    class Products(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            sizes = ((6, 32), (32, 40), (40, 4))
+            self.w1, self.w2, self.w3 = (nn.Parameter(torch.randn(each, dtype=torch.float64)) for each in sizes)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if product == "matmul":
+                return (x @ self.w1).relu() @ self.w2 @ self.w3
+            h = torch.einsum("bi,ij->bj", x, self.w1).relu()
+            return torch.einsum("jk,bj->bk", self.w2, h) @ self.w3
+
+    x = torch.randn(5, 6, dtype=torch.float64)
+    small = structprune.shrink(Products(), 0.3, x, only=["w2"])
+    assert small.w1.shape == (6, 32) and small.w2.shape[0] == 32
+    assert small.w2.shape[1] == small.w3.shape[0] < 40

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from structprune.algebra.notation import parse
+from structprune.algebra.notation import Name, names, parse
 from structprune.graph.graph import Op
 from structprune.graph.operator import Contraction, Meeting, Operand, Operator, Resized, contract, operator
 
@@ -110,6 +110,23 @@ class Einsum(Operator):
     kinds = ("einsum",)
     notation: str
     factors: int | None = None
+
+    @property
+    def contracted(self) -> tuple[Contraction, ...]:
+        """Any factor may be the weight; its axes count from the end, behind those that `...` stands for."""
+        notation = parse(self.notation)
+        written = {name for terms in notation.outputs for name in names(terms)}
+        summed = [
+            {term.name: at - len(terms) for at, term in enumerate(terms) if isinstance(term, Name)}
+            for terms in notation.inputs[: self.factors]
+        ]
+        return tuple(
+            Contraction(other[name], place, own[name])
+            for place, own in enumerate(summed)
+            for k, other in enumerate(summed)
+            for name in own
+            if k != place and name in other and name not in written
+        )
 
     def meet(self, op: Op, *operands: Operand | None) -> Meeting:
         return contract(parse(self.notation), len(operands) if self.factors is None else self.factors, op, operands)
