@@ -289,8 +289,8 @@ def with_noise(arguments: Arguments) -> Arguments:
 def other_sizes(arguments: Arguments) -> Iterator[Arguments]:
     """The same numbers in other sizes, the boldest first: batch and positions, then the batch alone."""
     first = next((tensor for tensor in tensors_in(arguments) if tensor.dim()), None)
-    if first is None:
-        return
+    if first is None or not all(tensor.numel() for tensor in tensors_in(arguments)):
+        return  # nothing in them is there to be repeated
     batch = first.shape[0]
     other_batch = 2 if batch != 2 else 3
     positions = {size: smaller(size, tensor) for tensor in tensors_in(arguments) for size in open_sizes(tensor)}
