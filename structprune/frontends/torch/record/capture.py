@@ -13,6 +13,7 @@ import random
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from contextvars import copy_context
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -753,7 +754,8 @@ def recorded(
         vars(module)["training"] = training
     with symbolic(model, recorder.ledger, recorder.size_of, plain), recorder.recording(model):
         try:
-            result = model(*args, **kwargs)
+            # In a context of its own: what the code sets in context variables is forgotten.
+            result = copy_context().run(model, *args, **kwargs)
         except Exception as error:
             recorder.release()
             place, refusal = raised_at(error), recorder.refusal(model, error)

@@ -12,6 +12,7 @@ import types
 from collections import OrderedDict, UserDict, UserList, deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from operator import is_
 from threading import local
@@ -51,6 +52,9 @@ def contents(values: Iterable[Any]) -> Iterator[tuple[Any, list[Any]]]:
             # Not isinstance: it asks for `__class__`, which configuration objects compute slowly.
             kind: Any = type(value)
             if kind in NO_CONTAINERS:
+                continue
+            if kind is ContextVar:
+                unread.append((value.get(None),))
                 continue
             if not issubclass(kind, CONTAINERS):
                 if id(value) not in seen and is_keeper(kind):
