@@ -109,7 +109,7 @@ class Operator:
 
     def meet(self, op: Op, *operands: Any) -> Meeting:
         """The equation."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract: each kind has its own
 
     def resized(self, op: Op, new: Resized) -> Operator:
         """The same operator in the smaller model."""

@@ -439,7 +439,7 @@ def trained(model: nn.Module, small: nn.Module, inputs: Inputs, what: str) -> No
             if not isinstance(total, Tensor):
                 return set()
             total.backward()
-        except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError):
+        except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError):  # it does not train: asserted below of the result
             return None
         return {name for name, parameter in each.named_parameters() if parameter.grad is not None}
 
