@@ -87,8 +87,9 @@ class Following:
             return False
         if self.rewrite is None or value not in self.rewrite.solution.axes:
             return True
-        axis = self.rewrite.solution.expanded(value)[leaf.axis]
-        return axis.size == 1 or any(dim not in self.widths for dim in variables(axis))
+        # An axis that is held has no variable left to tell whether it comes from an input: it may.
+        dims = list(variables(self.rewrite.solution.expanded(value)[leaf.axis]))
+        return not dims or any(dim not in self.widths for dim in dims)
 
     def node(self, expression: Expression) -> Any:
         match expression:
