@@ -15,7 +15,7 @@ from structprune.errors import UnsupportedModel
 from structprune.frontends.torch.record import private
 from structprune.frontends.torch.record.capture import record
 from structprune.frontends.torch.record.exported import record_by_export
-from structprune.frontends.torch.record.record import Capture
+from structprune.frontends.torch.record.record import Capture, Run
 
 # What one of the two ways sees and the other does not.
 SEEN_BY_ONE = frozenset(("aten.detach.default", "aten.alias.default", "aten.contiguous.default"))
@@ -44,7 +44,7 @@ def operators(capture: Capture) -> list[tuple[str, list[tuple[int, ...]]]]:
 @pytest.mark.parametrize("name", models_zoo.names())
 def test_both_ways_record_the_same_operators(name: str) -> None:
     model, inputs = models_zoo.build(name)
-    quick, slow = record(model, ((inputs,), {}), is_real=False), record_by_export(model, ((inputs,), {}))
+    quick, slow = record(model, Run(((inputs,), {}))), record_by_export(model, Run(((inputs,), {})))
     assert operators(quick) == operators(slow)
     assert quick.parameters.keys() == slow.parameters.keys()
     assert quick.aliases == slow.aliases

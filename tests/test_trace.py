@@ -18,6 +18,7 @@ import structprune
 from structprune.errors import InvalidArgument, UnsupportedModel
 from structprune.frontends.torch.record.capture import record
 from structprune.frontends.torch.record.program import Program
+from structprune.frontends.torch.record.record import Run
 from tests.small_models import Block, call, images, seeded
 
 
@@ -218,7 +219,7 @@ def test_thousands_of_operators_deep() -> None:
     assert torch.equal(traced(x), model(x))
     assert torch.equal(copy.deepcopy(traced)(x), model(x))
     assert torch.equal(pickle.loads(pickle.dumps(traced))(x), model(x))
-    assert len(Program(record(model, ((x,), {}), is_real=False)).calls) == 5002
+    assert len(Program(record(model, Run(((x,), {})))).calls) == 5002
 
 
 @pytest.mark.parametrize("output", ["module", "graph"])

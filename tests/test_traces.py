@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import structprune
 from structprune.errors import CaptureError, UnsupportedModel, UnsupportedRatio
-from structprune.frontends.torch.record.capture import BORN, Ghost
+from structprune.frontends.torch.record.ghost import BORN, Ghost
 from tests import traces_elsewhere
 
 pytestmark = pytest.mark.filterwarnings("ignore:the result is a torch.fx.GraphModule")

@@ -28,6 +28,7 @@ from structprune.frontends.torch.record.training import (
     further_heads,
     record_like,
 )
+from structprune.frontends.torch.record.tree import stored
 from structprune.frontends.torch.write.adapt import Adapter
 from structprune.frontends.torch.write.compare import Comparison
 from structprune.frontends.torch.write.constant import Constants
@@ -39,7 +40,7 @@ from structprune.frontends.torch.write.graph_module import (
     other_runs,
     runs_elsewhere,
 )
-from structprune.frontends.torch.write.module import arrays, sliced, stored
+from structprune.frontends.torch.write.module import arrays, sliced
 from structprune.frontends.torch.write.oracle import zeroed
 from structprune.frontends.torch.write.trial import Trials, shown
 from structprune.graph.graph import Graph, Shape

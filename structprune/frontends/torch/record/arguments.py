@@ -9,47 +9,48 @@ import torch
 from torch import Tensor
 
 from structprune.frontends.torch.record.expression import Expression
+from structprune.frontends.torch.record.ghost import Ghost
 from structprune.frontends.torch.record.number import Ledger, expression_of, plain
+from structprune.frontends.torch.record.record import PLAIN
+from structprune.frontends.torch.record.sized import SizedParameter, SizedTensor
 
 NUMBERS = (torch.SymInt, torch.SymFloat)
+# What most arguments are.
+WITHOUT = PLAIN | {Ghost, SizedParameter, SizedTensor}
 NOTHING: Mapping[str, Any] = {}
 
 
-class Arguments:
-    """Reads the numbers of each operator as it arrives."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self.ledger = ledger
-
-    def plain(
-        self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any], Mapping[str, Any]]:
-        """The arguments without expressions, and the expressions by the names of the arguments."""
-        has_numbers = any(map(holds_number, args)) or any(map(holds_number, kwargs.values()))
-        converted = self.ledger.converted
-        if not has_numbers and not converted:
-            return args, kwargs, NOTHING
-        found: dict[str, Any] = {}
-        names = [argument.name for argument in function._schema.arguments]
-        given = {**dict(zip(names, args, strict=False)), **kwargs}
-        for name, argument in given.items():
-            if holds_number(argument):
-                found[name] = expressions_in(argument)
-            elif converted and not isinstance(argument, Tensor):
-                known = taken(argument, converted)
-                if known is not None:
-                    found[name] = known
-        converted.clear()
-        if has_numbers:
-            args = tuple(map(plain_in, args))
-            kwargs = {name: plain_in(argument) for name, argument in kwargs.items()}
-        return args, kwargs, found
+def plain_arguments(
+    ledger: Ledger, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any], Mapping[str, Any]]:
+    """The arguments without expressions, and the expressions by the names of the arguments."""
+    has_numbers = any(map(holds_number, args)) or any(map(holds_number, kwargs.values()))
+    converted = ledger.converted
+    if not has_numbers and not converted:
+        return args, kwargs, NOTHING
+    found: dict[str, Any] = {}
+    names = [argument.name for argument in function._schema.arguments]
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    for name, argument in given.items():
+        if holds_number(argument):
+            found[name] = expressions_in(argument)
+        elif converted and not isinstance(argument, Tensor):
+            known = taken(argument, converted)
+            if known is not None:
+                found[name] = known
+    converted.clear()
+    if has_numbers:
+        args = tuple(map(plain_in, args))
+        kwargs = {name: plain_in(argument) for name, argument in kwargs.items()}
+    return args, kwargs, found
 
 
 def holds_number(argument: Any) -> bool:
     kind = type(argument)
+    if kind in WITHOUT:
+        return False
     if kind is list or kind is tuple:
-        return any(map(holds_number, argument))
+        return any(type(each) not in WITHOUT and holds_number(each) for each in argument)
     return issubclass(kind, NUMBERS)
 
 

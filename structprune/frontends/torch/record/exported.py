@@ -14,9 +14,10 @@ from torch.utils import _pytree as pytree
 from structprune.errors import CaptureError
 from structprune.frontends.torch.read.lower import has_rule
 from structprune.frontends.torch.record import private
-from structprune.frontends.torch.record.record import Arguments, Call, Capture, Stopped, tensors_in
+from structprune.frontends.torch.record.record import Call, Capture, Run, Stopped, tensors_in
 from structprune.frontends.torch.record.result import form, results_in
 from structprune.frontends.torch.record.surroundings import NOT_THE_USERS, positional_names, untouched
+from structprune.frontends.torch.record.tree import modules_of
 from structprune.graph.graph import Value, Where
 
 FRAME = re.compile(r'File "(.+)", line (\d+)')
@@ -24,23 +25,21 @@ FRAME = re.compile(r'File "(.+)", line (\d+)')
 SILENT = ("lift_fresh", "lift_fresh_copy", "detach_", "_assert_tensor_metadata")
 
 
-def record_by_export(
-    model: nn.Module, inputs: Arguments, known: Capture | None = None, training: bool = False
-) -> Capture:
+def record_by_export(model: nn.Module, run: Run) -> Capture:
     """One run of the model on tensors without data, as torch.export sees it."""
     fast = torch.backends.mha.get_fastpath_enabled()
     with private.LOCK, untouched(model) as copied, torch.enable_grad():
-        for module in copied.modules():
-            vars(module)["training"] = training
+        for module in modules_of(copied):
+            vars(module)["training"] = run.training
         torch.backends.mha.set_fastpath_enabled(False)
         try:
-            program = torch.export.export(copied, inputs[0], inputs[1] or None, strict=False)
+            program = torch.export.export(copied, run.inputs[0], run.inputs[1] or None, strict=False)
             program = taken_apart(program)
         except Exception as error:
             raise Stopped([], [], {}, error, "") from error
         finally:
             torch.backends.mha.set_fastpath_enabled(fast)
-        return Reader(copied, inputs, program, known, training).capture()
+        return Reader(copied, run, program).capture()
 
 
 def taken_apart(program: Any) -> Any:
@@ -60,18 +59,16 @@ def taken_apart(program: Any) -> Any:
 class Reader:
     """Reads an exported program as a recording."""
 
-    def __init__(
-        self, model: nn.Module, inputs: Arguments, program: Any, known: Capture | None, training: bool
-    ) -> None:
+    def __init__(self, model: nn.Module, run: Run, program: Any) -> None:
         self.model = model
-        self.inputs = inputs
+        self.inputs = run.inputs
         self.program = program
-        self.training = training
+        self.training = run.training
         self.values: dict[fx.Node, Any] = {}
         self.calls: list[Call] = []
-        self.parameters: dict[str, Value] = dict(known.parameters) if known else {}
+        self.parameters: dict[str, Value] = dict(run.known.parameters) if run.known else {}
         self.constants: dict[Value, Tensor] = {}
-        self.dtypes: dict[Value, torch.dtype] = dict(known.dtypes) if known else {}
+        self.dtypes: dict[Value, torch.dtype] = dict(run.known.dtypes) if run.known else {}
         self.strides: dict[Value, tuple[int, ...]] = {}
         self.aliases: dict[str, str] = {}
         self.trained = {name for name, _ in model.named_parameters()}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from structprune.errors import CaptureError, InvalidArgument
 from structprune.frontends.torch.record.capture import capture, record
-from structprune.frontends.torch.record.record import Arguments, Capture, Stopped, map_tensors
+from structprune.frontends.torch.record.record import Arguments, Capture, Run, Stopped, map_tensors
 from structprune.graph.progress import within
 
 IMAGE_SIZES = (224, 64, 32, 28, 256, 299)
@@ -27,7 +27,7 @@ def read(model: nn.Module, example_inputs: Any) -> tuple[Arguments, Capture, str
         try:
             arguments = guess()
             with within(f"trying {name}"):
-                found = record(model, arguments, is_real=False)
+                found = record(model, Run(arguments))
         except (Stopped, RuntimeError, TypeError, ValueError, AttributeError, KeyError) as error:
             tried.append(f"{name} ({first_line(error)})")
             continue

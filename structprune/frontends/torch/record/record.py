@@ -12,7 +12,7 @@ from torch import Tensor
 from structprune.algebra.order import Indices
 from structprune.frontends.torch.record.expression import Expression
 from structprune.frontends.torch.record.number import Comparison
-from structprune.frontends.torch.record.symbols import ALL_PLAIN, Plain
+from structprune.frontends.torch.record.symbols import ALL_PLAIN, NONE_PLAIN, Plain
 from structprune.graph.graph import Value, Where
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -60,6 +60,23 @@ class Call:
     def tensors(self) -> Iterator[Value]:
         """The values among the arguments."""
         return values_in((self.args, self.kwargs))
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """How a model is run to record it.
+
+    is_real: on the numbers of the inputs, not on tensors without data. answers: those of another real run, which this
+    one follows where data decide. known: a recording of the same model, whose values the parameters are. plain: what
+    does not take numbers with expressions.
+    """
+
+    inputs: Arguments
+    is_real: bool = False
+    answers: Sequence[tuple[Any, Any]] = ()
+    known: Capture | None = None
+    training: bool = False
+    plain: Plain = NONE_PLAIN
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,9 @@ from structprune.frontends.torch.record.twin import twin
 # Frames of torch and of this package say nothing about the user's code.
 NOT_THE_USERS = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parents[3]}{os.sep}")
 
+# Torch numbers its hooks from zero.
+HOOK = -1
+
 
 @contextmanager
 def left_as_found(model: nn.Module, with_buffers: bool) -> Iterator[None]:
@@ -73,7 +76,7 @@ def chance_kept(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def module_names(names: Mapping[nn.Module, str], stack: list[str]) -> Iterator[None]:
     """Keep the name of the module that is running in this thread at the end of a list."""
-    thread, hooks = get_ident(), []
+    thread = get_ident()
 
     def entering(name: str) -> Callable[..., None]:
         def enter(module: nn.Module, args: Any) -> None:
@@ -86,14 +89,18 @@ def module_names(names: Mapping[nn.Module, str], stack: list[str]) -> Iterator[N
         if get_ident() == thread:
             stack.pop()
 
+    # As torch registers them, the first before and the last after a forward, without a handle for each.
     for module, name in names.items():
-        hooks.append(module.register_forward_pre_hook(entering(name), prepend=True))
-        hooks.append(module.register_forward_hook(leave, always_call=True))
+        module._forward_pre_hooks[HOOK] = entering(name)
+        module._forward_pre_hooks.move_to_end(HOOK, last=False)  # type: ignore[attr-defined]
+        module._forward_hooks[HOOK] = leave
+        module._forward_hooks_always_called[HOOK] = True
     try:
         yield
     finally:
-        for hook in hooks:
-            hook.remove()
+        for module in names:
+            for hooks in (module._forward_pre_hooks, module._forward_hooks, module._forward_hooks_always_called):
+                hooks.pop(HOOK, None)
 
 
 def positional_names(model: nn.Module) -> list[str]:

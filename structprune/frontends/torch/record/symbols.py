@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from structprune.frontends.torch.record.expression import Attribute
 from structprune.frontends.torch.record.number import Ledger, Node, Number
+from structprune.frontends.torch.record.tree import modules_of
 
 # Objects further in are no settings of the model.
 DEEPEST_OBJECT = 3
@@ -109,7 +110,7 @@ class Symbols:
         self.undone: list[Callable[[], None]] = []
 
     def enter(self, model: nn.Module) -> None:
-        for path, module in model.named_modules():
+        for module, path in modules_of(model).items():
             if type(module) not in self.plain.modules:
                 owner = tuple(path.split(".")) if path else ()
                 self.replace_in(module, owner, numeric_attributes(module), 0)

@@ -16,7 +16,7 @@ from structprune.frontends.protocol import Choose, Constraints
 from structprune.frontends.torch.read.lower import bind, lower
 from structprune.frontends.torch.record import private
 from structprune.frontends.torch.record.capture import record
-from structprune.frontends.torch.record.record import Arguments, Call, Capture, Stopped, depends_on_data
+from structprune.frontends.torch.record.record import Arguments, Call, Capture, Run, Stopped, depends_on_data
 from structprune.frontends.torch.record.symbols import NONE_PLAIN, Plain
 from structprune.graph.graph import Value, Where
 from structprune.passes.propagate import Solution, extended, variables_of
@@ -31,7 +31,7 @@ def record_like(capture: Capture, model: nn.Module, inputs: Arguments, plain: Pl
     """A model recorded in the way and in the mode in which another was."""
     if capture.training:
         return record_in_training(model, inputs, plain=plain)
-    return record(model, inputs, capture.is_real, capture.answers, plain=plain)
+    return record(model, Run(inputs, capture.is_real, capture.answers, plain=plain))
 
 
 def record_in_training(
@@ -39,7 +39,7 @@ def record_in_training(
 ) -> Capture:
     """The model on ghosts with every module in training; parameters are the values that `known` has for them."""
     with seeded(model):
-        capture = record(model, inputs, is_real=False, known=known, training=True, plain=plain)
+        capture = record(model, Run(inputs, known=known, training=True, plain=plain))
     if capture.draws_elsewhere or depends_on_random_numbers(capture):
         raise CaptureError("which path the model takes in training depends on random numbers")
     leave_out_counters(capture)

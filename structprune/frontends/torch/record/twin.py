@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from structprune.frontends.torch.record.record import PLAIN
+from structprune.frontends.torch.record.tree import modules_of, paths_of, stored
 
 # What is never copied: nothing that a model computes is kept in it.
 ATOMIC = PLAIN | {
@@ -53,7 +54,7 @@ def has_closures_over(model: nn.Module) -> bool:
     """Whether a function that hangs on the model (a patched forward, a hook) knows modules by itself: so do copies."""
     return any(
         isinstance(cell.cell_contents, nn.Module)
-        for module in model.modules()
+        for module in modules_of(model)
         for value in (*vars(module).values(), *module._forward_hooks.values(), *module._forward_pre_hooks.values())
         if type(value) is types.FunctionType
         for cell in value.__closure__ or ()
@@ -63,8 +64,8 @@ def has_closures_over(model: nn.Module) -> bool:
 
 def shared(model: nn.Module, made: nn.Module) -> Iterator[str]:
     """The names of modules and stored tensors that a copy has in common with its original."""
-    known = {id(each) for each in (*model.modules(), *model.parameters(), *model.buffers())}
-    for found in (made.named_modules(), made.named_parameters(), made.named_buffers()):
+    known = {id(each) for each in (*modules_of(model), *(tensor for _, tensor in stored(model)))}
+    for found in (paths_of(made), stored(made)):
         yield from (name for name, each in found if id(each) in known)
 
 
@@ -81,7 +82,7 @@ class Copier:
 
     def model(self, model: nn.Module) -> Any:
         plain = []
-        for module in model.modules():
+        for module in modules_of(model):
             kind: Any = type(module)
             if is_plain(kind):
                 plain.append(module)
@@ -92,12 +93,13 @@ class Copier:
                         self.tensor(tensor)
         for module in plain:
             attributes = vars(self.memo[id(module)])
+            attributes.update(vars(module))
             for name, value in vars(module).items():
                 kind = type(value)
                 if name == "_compiled_call_impl":
                     attributes[name] = None  # the copy runs as it was written
                 elif kind in ATOMIC:
-                    attributes[name] = value
+                    continue
                 elif not value and kind in STORES and name in OF_EVERY_MODULE:
                     attributes[name] = kind()
                 else:

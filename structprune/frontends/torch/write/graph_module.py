@@ -29,9 +29,10 @@ from structprune.frontends.torch.record.record import (
 )
 from structprune.frontends.torch.record.symbols import number_at
 from structprune.frontends.torch.record.training import FLAGS, record_like
+from structprune.frontends.torch.record.tree import stored
 from structprune.frontends.torch.write.equations import equations_of, solve
 from structprune.frontends.torch.write.following import Following, written_in
-from structprune.frontends.torch.write.module import Edits, new_arguments, stored
+from structprune.frontends.torch.write.module import Edits, new_arguments
 from structprune.frontends.torch.write.shrunk_graph import ShrunkGraph
 from structprune.graph.graph import Op, Shape, Value
 from structprune.graph.progress import within

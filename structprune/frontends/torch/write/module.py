@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from structprune.errors import UnsupportedModel
 from structprune.frontends.torch.read.lower import bind
 from structprune.frontends.torch.record.memory import copies_of, tied
 from structprune.frontends.torch.record.record import PLAIN, Call
+from structprune.frontends.torch.record.tree import modules_of, stored
 from structprune.frontends.torch.record.twin import shared
 from structprune.passes.rewrite import Rewrite
 
@@ -123,7 +124,7 @@ def empty(tensor: Tensor, axes: Mapping[int, Indices]) -> Tensor:
 def copied_apart(model: nn.Module) -> dict[int, Any]:
     """Copies of what hangs on modules that `copy` cannot make, or is slow to, as a memo for it."""
     memo: dict[int, Any] = {}
-    for module in model.modules():
+    for module in modules_of(model):
         for value in vars(module).values():
             kind = type(value)
             if kind in (OrderedDict, set):
@@ -134,12 +135,6 @@ def copied_apart(model: nn.Module) -> dict[int, Any]:
                 # It has a history: the old weight norm leaves such a tensor.
                 memo[id(value)] = value.detach().clone()
     return memo
-
-
-def stored(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter and buffer under every name it has."""
-    yield from model.named_parameters(remove_duplicate=False)
-    yield from model.named_buffers(remove_duplicate=False)
 
 
 def arrays(model: nn.Module, names: Container[str]) -> dict[str, Tensor]:

@@ -17,9 +17,10 @@ from torch import Tensor, fx, nn
 from structprune.frontends.torch.read.lower import bind, qualified_name
 from structprune.frontends.torch.record import private
 from structprune.frontends.torch.record.autocast import perform
-from structprune.frontends.torch.record.capture import Recorder
 from structprune.frontends.torch.record.program import Program, inner, stored_name
-from structprune.frontends.torch.record.record import Call, Capture, tensors_in
+from structprune.frontends.torch.record.record import Call, Capture, Run, tensors_in
+from structprune.frontends.torch.record.recorder import Recorder
+from structprune.frontends.torch.record.traits import Traits
 from structprune.frontends.torch.write.module import new_arguments
 from structprune.graph.graph import Op, Value, Where
 from structprune.passes.rewrite import Rewrite
@@ -111,7 +112,7 @@ class Interceptor(Recorder):
     """
 
     def __init__(self, model: nn.Module, rewrite: Rewrite) -> None:
-        super().__init__(model, is_real=True)
+        super().__init__(model, Run(((), {}), is_real=True))
         self.rewrite = rewrite
         self.changed = set(map(id, changed_ops(rewrite)))
         # What one line of a loop calls in turn, in the order of the recorded run.
@@ -120,9 +121,9 @@ class Interceptor(Recorder):
             self.recorded.setdefault((op.where, op.name), []).append(op)
         self.met: Counter[tuple[Where, str]] = Counter()
 
-    def _record(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def record(self, function: Any, known: Traits, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name = qualified_name(function).removeprefix("aten::")
-        place = (self._where(), name)
+        place = (self.where(), name)
         if place not in self.recorded:
             return function(*args, **kwargs)
         ops = self.recorded[place]

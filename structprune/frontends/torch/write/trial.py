@@ -22,7 +22,8 @@ from structprune.frontends.torch.record.record import Arguments, Capture, Stoppe
 from structprune.frontends.torch.record.result import results_in
 from structprune.frontends.torch.record.surroundings import untouched
 from structprune.frontends.torch.record.training import record_like
-from structprune.frontends.torch.write.module import arrays, stored
+from structprune.frontends.torch.record.tree import stored
+from structprune.frontends.torch.write.module import arrays
 from structprune.frontends.torch.write.oracle import Interceptor, changed_ops, expected_outputs, same_chance
 from structprune.passes.rewrite import Rewrite
 from structprune.passes.verify import CHEAP, NO_LARGER, SHARE_DOUBLE, CannotRun, Outputs, Trial, free_memory, too_large
@@ -238,7 +239,7 @@ def run(
             result = copied(*args, **kwargs)
         else:
             interceptor = Interceptor(copied, intercept)
-            with interceptor.recording(copied):
+            with interceptor.recording():
                 result = copied(*args, **kwargs)
         return {f"output {k}": as_array(tensor) for k, tensor in enumerate(results_in(result))}
 
