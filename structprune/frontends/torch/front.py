@@ -19,6 +19,7 @@ from structprune.frontends.torch.read.lower import lower
 from structprune.frontends.torch.record import private
 from structprune.frontends.torch.record.capture import capture
 from structprune.frontends.torch.record.inputs import describe, read, restore
+from structprune.frontends.torch.record.mode import adds_noise_alone, can_ask
 from structprune.frontends.torch.record.record import Arguments, Capture, Stopped
 from structprune.frontends.torch.record.symbols import ALL_PLAIN
 from structprune.frontends.torch.record.training import (
@@ -180,8 +181,11 @@ class TorchFrontend:
             )
 
     def training(self) -> Capture | None:
-        """The model in training, where that is known to be another computation."""
-        return self.difference_in_training[0]
+        """The model in training, where other sizes could meet than in eval mode."""
+        if not can_ask(self.model):
+            return None
+        training = self.difference_in_training[0]
+        return None if training is None or adds_noise_alone(self.capture, training) else training
 
     @cached_property
     def difference_in_training(self) -> tuple[Capture | None, str]:

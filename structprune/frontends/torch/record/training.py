@@ -16,14 +16,13 @@ from structprune.frontends.protocol import Choose, Constraints
 from structprune.frontends.torch.read.lower import bind, lower
 from structprune.frontends.torch.record import private
 from structprune.frontends.torch.record.capture import record
+from structprune.frontends.torch.record.mode import FLAGS
 from structprune.frontends.torch.record.record import Arguments, Call, Capture, Run, Stopped, depends_on_data
 from structprune.frontends.torch.record.symbols import NONE_PLAIN, Plain
 from structprune.graph.graph import Value, Where
 from structprune.passes.propagate import Solution, extended, variables_of
 from structprune.passes.rewrite import Rewrite
 
-# The arguments by which operators learn whether the model trains.
-FLAGS = ("training", "train")
 EVAL_MODE = "In training it computes what it does in eval mode"
 
 

@@ -17,6 +17,7 @@ from structprune.frontends.torch.read.index import renumbered
 from structprune.frontends.torch.read.lower import bind
 from structprune.frontends.torch.record.autocast import under_autocast
 from structprune.frontends.torch.record.expression import Attribute, Leaf
+from structprune.frontends.torch.record.mode import FLAGS
 from structprune.frontends.torch.record.program import Program, inner, stored_name, writes
 from structprune.frontends.torch.record.record import (
     Arguments,
@@ -28,7 +29,7 @@ from structprune.frontends.torch.record.record import (
     tensors_in,
 )
 from structprune.frontends.torch.record.symbols import number_at
-from structprune.frontends.torch.record.training import FLAGS, record_like
+from structprune.frontends.torch.record.training import record_like
 from structprune.frontends.torch.record.tree import stored
 from structprune.frontends.torch.write.equations import equations_of, solve
 from structprune.frontends.torch.write.following import Following, written_in
