@@ -13,9 +13,6 @@ from structprune.frontends import check_output, neutral, plain, read, stored_sha
 from structprune.frontends.names import called, stored_numbers
 from structprune.frontends.protocol import Constraints, Described, Realized
 from structprune.graph.plan_file import (
-    MEASURES,
-    OUTPUTS,
-    VERIFICATIONS,
     VERSION,
     check_inputs,
     indices_kept,
@@ -27,6 +24,8 @@ from structprune.graph.plan_file import (
 from structprune.graph.progress import doing
 from structprune.graph.selection import Selection
 from structprune.operators.routing import Pick
+from structprune.options import Options
+from structprune.passes.rewrite import Rewrite
 from structprune.passes.verify import verify
 from structprune.views.analysis import Analysis
 from structprune.views.progress import shown
@@ -77,12 +76,8 @@ class Plan:
             example_inputs = Described(self.inputs)
         with shown(progress), neutral(model):
             analysis = Analysis(read(model, example_inputs))
-            kept = self.kept(analysis)
-
-            def choose(constraints: Constraints) -> Kept:
-                return kept
-
-            realized = analysis.frontend.realize(analysis.solution, choose, self.output)
+            asked = analysis.frontend.constraints(analysis.solution, self.output)
+            realized = realize(analysis, self.kept(analysis), asked)
             # A loaded plan has no report yet, and that of an edited one says what was decided before.
             of, ratio = self.options["of"], self.options["ratio"]
             made = make_report(analysis, realized.rewrite, of, ratio, realized.kind, realized.note)
@@ -94,7 +89,7 @@ class Plan:
     def made(self, analysis: Analysis, realized: Realized) -> Any:
         """The smaller model, checked."""
         doing("slicing")
-        small = realized.finish(True)
+        small = analysis.frontend.make(realized)
         if self.verify == "numeric":
             found = verify(analysis.frontend.trials(realized, small), self.model)
             if self.report is not None:
@@ -200,6 +195,14 @@ class Plan:
         return printed(lines)
 
 
+def realize(analysis: Analysis, kept: Kept, asked: Constraints) -> Realized:
+    """A choice that is made, in the first form that can take it."""
+    rewrite = Rewrite(analysis.solution, kept)
+    while not isinstance(found := analysis.frontend.realize(rewrite, asked), Realized):
+        asked = found
+    return found
+
+
 def indices_that_matter(analysis: Analysis) -> list[str]:
     """The stored indices that read an axis which can lose entries."""
     solution = analysis.solution
@@ -214,27 +217,24 @@ def indices_that_matter(analysis: Analysis) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def make_plan(
-    analysis: Analysis, realized: Realized, model: Any, options: dict[str, Any], output: str, verify: str | None
-) -> Plan:
+def make_plan(analysis: Analysis, realized: Realized, model: Any, options: Options) -> Plan:
     keep = {
         group.name: realized.rewrite.kept[group.dim].tolist()
         for group in analysis.groups
         if group.dim in realized.rewrite.kept
     }
-    report = make_report(analysis, realized.rewrite, options["of"], options["ratio"], realized.kind, realized.note)
+    report = make_report(analysis, realized.rewrite, options.of, options.ratio, realized.kind, realized.note)
     return Plan(
         model=analysis.frontend.model_name,
         shapes=dict(analysis.frontend.shapes()),
         inputs=analysis.frontend.inputs(),
         keep=keep,
         sizes={group.name: group.size for group in analysis.groups if group.name in keep},
-        options=options,
-        output=output,
-        verify=verify,
+        options=options.as_dict(),
+        output=options.output,
+        verify=options.verify,
         indices=stored_numbers(model, indices_that_matter(analysis)),
         report=report,
     )
 
 
-__all__ = ["MEASURES", "OUTPUTS", "VERIFICATIONS", "Plan", "make_plan"]

@@ -18,9 +18,9 @@ from structprune.algebra.axis import Dim, Kept
 from structprune.algebra.order import Indices
 from structprune.errors import VerificationError
 from structprune.frontends import read
-from structprune.frontends.protocol import Constraints
 from structprune.passes.group import Group
 from structprune.passes.verify import verify
+from structprune.plan import realize
 from structprune.views.analysis import Analysis
 
 
@@ -55,13 +55,11 @@ def compare(analysis: Analysis, groups: Sequence[Group], tolerance: float, seed:
 
 
 def compare_kept(analysis: Analysis, groups: Sequence[Group], kept: Kept, tolerance: float) -> None:
-    def choose(constraints: Constraints) -> Kept:
-        return kept
-
     names = ", ".join(group.name for group in groups[:3])
-    realized = analysis.frontend.realize(analysis.solution, choose, "recorded")
     frontend = analysis.frontend
-    trials = (replace(trial, tolerance=tolerance) for trial in frontend.trials(realized, realized.finish(True)))
+    # Whatever path other data would take: what was recorded is checked.
+    realized = realize(analysis, kept, frontend.recorded(analysis.solution))
+    trials = (replace(trial, tolerance=tolerance) for trial in frontend.trials(realized, frontend.make(realized)))
     try:
         found = verify(trials, frontend.model_name)
     except VerificationError as problem:

@@ -29,7 +29,7 @@ LAYERS: list[set[str]] = [
     {"graph"},
     {"operators"},
     {"passes", "frontends"},
-    {"views"},
+    {"views", "options"},
     {"plan", "testing"},
     {"api"},
     {"structprune"},

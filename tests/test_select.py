@@ -18,13 +18,14 @@ from torch.utils.flop_counter import FlopCounterMode
 import models_zoo
 import structprune
 from structprune import Analysis
-from structprune.api import Chooser
+from structprune.api import aim
 from structprune.errors import UnsupportedRatio
 from structprune.frontends.names import matching
-from structprune.frontends.protocol import Constraints
+from structprune.options import Options
+from structprune.passes.align import movable
 from structprune.passes.group import Group
 from structprune.passes.rewrite import Rewrite
-from structprune.passes.select import movable
+from structprune.passes.select import select
 
 # Torch counts no operations inside recurrent layers.
 COUNTED = tuple(name for name in models_zoo.names() if name != "recurrent")
@@ -64,8 +65,8 @@ def analyzed(name: str) -> Analysis:
 
 
 def chosen(analysis: Analysis, ratio: float, of: str = "params", scope: str = "global", align: int = 1) -> Rewrite:
-    chooser = Chooser(analysis, analysis.groups, ratio, of, "l2", scope, align, 0)
-    return Rewrite(analysis.solution, chooser(Constraints()))
+    target = aim(analysis, Options(ratio, of, scope=scope, align=align))
+    return Rewrite(analysis.solution, select(target).kept)
 
 
 def entries_left(model: nn.Module, rewrite: Rewrite) -> int:

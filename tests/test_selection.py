@@ -20,6 +20,7 @@ from structprune.errors import UnsupportedModel
 from structprune.frontends.torch.record.record import map_tensors, tensors_in
 from structprune.graph.selection import Selection
 from structprune.passes.verify import verify
+from structprune.plan import realize
 from tests.onnx.exported import model_of
 from tests.structures import STRUCTURES, Structure
 
@@ -130,8 +131,8 @@ def in_another_order(model: Any, inputs: Any, tolerance: float = EXACT) -> None:
     for group in analysis.groups[:8] if len(analysis.groups) > 1 else ():
         kept = Selection({group.dim: np.asarray(whole[group.name])})
         with suppress(UnsupportedModel):  # a path that follows data has no graph
-            realized = analysis.frontend.realize(analysis.solution, lambda constraints, kept=kept: kept, "graph")
-            assert_same(outputs(realized.finish(True), inputs), expected, tolerance)
+            realized = realize(analysis, kept, analysis.frontend.constraints(analysis.solution, "graph"))
+            assert_same(outputs(analysis.frontend.make(realized), inputs), expected, tolerance)
     plan = structprune.plan(model, 0, inputs)
     plan.keep = whole
     assert_same(outputs(plan.apply(model), inputs), expected, tolerance)
@@ -159,8 +160,9 @@ def test_onnx_files_in_another_order(name: str) -> None:
     analysis = structprune.analyze(model)
     plan.keep = orders(analysis.groups, 1)
     kept = plan.kept(analysis)
-    realized = analysis.frontend.realize(analysis.solution, lambda constraints: kept, "auto")
-    found = verify(analysis.frontend.trials(realized, realized.finish(True)), "model")
+    frontend = analysis.frontend
+    realized = realize(analysis, kept, frontend.constraints(analysis.solution, "auto"))
+    found = verify(frontend.trials(realized, frontend.make(realized)), "model")
     assert found.error is not None and found.error <= 1e-5
 
 

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 import structprune
 from structprune.api import decide
 from structprune.frontends.torch.write.oracle import zeroed
+from structprune.options import Options
 
 EXACT = 1e-11
 
@@ -165,7 +166,7 @@ def test_a_graph_trains_as_the_class_does(depth: str) -> None:
 
 def test_removing_equals_zeroing_in_training() -> None:
     model, x = Convolutional().double(), torch.randn(4, 3, 6, 6).double()
-    decision = decide(model, 0.4, x, output="graph")
+    decision = decide(model, x, Options(0.4, output="graph"))
     rewrite, graph = decision.realized.rewrite, decision.carried_out()
     whole = copy.deepcopy(model)
     with torch.no_grad():
@@ -426,7 +427,7 @@ def test_a_further_head_is_cut_with_what_it_reads(output: str, mode: bool) -> No
 
 def test_a_further_head_equals_that_of_the_zeroed_model() -> None:
     model, x = Inception().double(), torch.randn(2, 3, 4, 4).double()
-    decision = decide(model, 0.4, x)
+    decision = decide(model, x, Options(0.4))
     rewrite, small = decision.realized.rewrite, decision.carried_out().train()
     assert type(small) is Inception
     parameters = zeroed(dict(model.named_parameters()), rewrite)

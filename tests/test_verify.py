@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import structprune
 from structprune.errors import VerificationError
+from structprune.frontends.protocol import Realized
 from structprune.frontends.torch.front import TorchFrontend
 from structprune.frontends.torch.write import trial
 from structprune.frontends.torch.write.trial import other_sizes, with_noise
@@ -40,22 +41,15 @@ def planned(model: nn.Module, x: Any = X, **options: Any) -> structprune.Plan:
 
 def broken(monkeypatch: pytest.MonkeyPatch, change: Callable[[nn.Module], None]) -> None:
     """Results that are not what they should be."""
-    realize = TorchFrontend.realize
+    make = TorchFrontend.make
 
-    def realize_wrongly(self: TorchFrontend, *args: Any) -> Any:
-        realized = realize(self, *args)
-        finish = realized.finish
+    def make_wrongly(self: TorchFrontend, realized: Realized) -> nn.Module:
+        small = make(self, realized)
+        with torch.no_grad():
+            change(small)
+        return small
 
-        def wrong(at_once: bool) -> nn.Module:
-            small: nn.Module = finish(at_once)
-            with torch.no_grad():
-                change(small)
-            return small
-
-        realized.finish = wrong
-        return realized
-
-    monkeypatch.setattr(TorchFrontend, "realize", realize_wrongly)
+    monkeypatch.setattr(TorchFrontend, "make", make_wrongly)
 
 
 def shift_bias(model: nn.Module) -> None:

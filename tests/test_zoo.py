@@ -16,6 +16,7 @@ import torch
 import structprune
 from models_zoo import build, names
 from structprune.passes.verify import verify
+from structprune.plan import realize
 
 TOLERANCE = 1e-9  # a share of the largest output, in float64
 RATIO, NEAR = 0.5, 0.01
@@ -48,7 +49,8 @@ def test_half_goes_exactly(name: str) -> None:
     assert plan.report.parameters == (total, kept)
     assert abs(plan.report.reached - (1 - kept / total)) < 1e-12
     analysis = structprune.analyze(model, inputs)
-    realized = analysis.frontend.realize(analysis.solution, lambda constraints: plan.kept(analysis), "auto")
+    asked = analysis.frontend.constraints(analysis.solution, "auto")
+    realized = realize(analysis, plan.kept(analysis), asked)
     found = verify(analysis.frontend.trials(realized, small), "model")
     assert found.error is not None and found.error <= TOLERANCE
     with torch.no_grad():

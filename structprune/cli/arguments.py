@@ -9,8 +9,8 @@ from math import nan, prod
 from typing import Any, NoReturn
 
 from structprune import __version__
-from structprune.api import BLOCKS, SCOPES
 from structprune.graph.plan_file import MEASURES, MOST_ENTRIES, OUTPUTS
+from structprune.options import BLOCKS, SCOPES
 from structprune.passes.score import CRITERIA
 
 EXIT_CODES = """exit codes:

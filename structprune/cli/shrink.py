@@ -16,6 +16,7 @@ from structprune.cli.outputs import Outputs, write
 from structprune.cli.source import Source, need, read_source
 from structprune.errors import InvalidArgument, OutputError
 from structprune.frontends import neutral
+from structprune.options import Options
 from structprune.plan import Plan
 
 # Options of the call that are passed on where they are given; its own defaults hold otherwise.
@@ -37,7 +38,7 @@ def shrink(options: Namespace) -> Outcome:
         saved, report = (None if name is None else outputs.place(name) for name in (options.plan, options.report))
         source = read_source(options.model, options.weights, options.input)
         with neutral(source.model):
-            decision = decide(source.model, options.ratio, source.inputs, **given)
+            decision = decide(source.model, source.inputs, Options(options.ratio, **given))
             plan, note = decision.plan, ""
             if model is not None:
                 with model.named():

@@ -2,45 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from structprune.algebra.axis import Dim, Kept, Mask
+from structprune.algebra.axis import Dim, Mask
+from structprune.errors import UnsupportedRatio
 from structprune.graph.graph import Graph, Shape
+from structprune.passes.bundle import Tie
 from structprune.passes.propagate import Solution
 from structprune.passes.rewrite import Rewrite
-from structprune.passes.select import Tie
 from structprune.passes.verify import Trial
 
+# How often a choice is made again because a model could not take it.
+MOST_TURNS = 40
 
-@dataclass(slots=True)
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Constraints:
-    """What the code of a model asks of the choice."""
+    """What a model asks of the choice, where the result shall be a "module" (the user's own class), "graph" or "onnx".
 
-    ties: list[Tie] = field(default_factory=list)
-    frozen: dict[Dim, str] = field(default_factory=dict)
-
-    @property
-    def count(self) -> int:
-        return len(self.ties) + len(self.frozen)
-
-
-Choose = Callable[[Constraints], Kept]
-
-
-@dataclass(slots=True, repr=False)
-class Realized:
-    """A choice and the model that it gives. `kind` is "module" (the user's own class), "graph" or "onnx".
-
-    `finish(at_once)` makes it; `at_once` says that the model cannot have changed since.
+    `output` is what the user wants it to be. `why` is what stood in the way of the last choice, where there was one;
+    `note` what is to be said of the result; `source` is the front end's own.
     """
+
+    kind: str
+    output: str
+    ties: tuple[Tie, ...] = ()
+    frozen: Mapping[Dim, str] = field(default_factory=dict)
+    why: str = ""
+    note: str = ""
+    turn: int = 1
+    source: Any = None
+
+    def holding(self, dims: Mapping[Dim, str], why: str) -> Constraints | None:
+        """The same, and these widths stay whole; None where that is no news, or was asked too often."""
+        news = {dim: reason for dim, reason in dims.items() if dim not in self.frozen}
+        if not news or self.turn == MOST_TURNS:
+            return None
+        return replace(self, frozen={**self.frozen, **news}, why=why, turn=self.turn + 1)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Realized:
+    """A choice that a model can take, and what the result will be; `source` is what the front end makes it from."""
 
     rewrite: Rewrite
     kind: str
-    finish: Callable[[bool], Any]
-    constraints: Constraints
     note: str = ""
+    source: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +70,6 @@ class Frontend(Protocol):
     tolerance: float
     # Channels that convolutions are computed in at a time where the result will run; 1 where that does not matter.
     block_of_convolutions: int
-    # A choice made earlier is carried out on the model as it is now.
-    follows_the_model: bool
 
     def arrays(self, names: Iterable[str]) -> Mapping[str, Any]:
         """Parameters as arrays."""
@@ -85,8 +93,20 @@ class Frontend(Protocol):
     def inputs(self) -> Any:
         """The example inputs as data."""
 
-    def realize(self, solution: Solution, choose: Choose, output: str) -> Realized:
-        """Find a choice that the model can take, and build the result."""
+    def constraints(self, solution: Solution, output: str) -> Constraints:
+        """What is known of the model before anything is chosen."""
+
+    def recorded(self, solution: Solution) -> Constraints:
+        """The same for a result that serves as a check of rules: what was recorded, whatever other inputs would do."""
+
+    def realize(self, rewrite: Rewrite, asked: Constraints) -> Realized | Constraints:
+        """See whether the model can take a choice; where it cannot, what is asked of the next one."""
+
+    def instead(self, asked: Constraints, missed: UnsupportedRatio) -> Constraints:
+        """What is asked where no choice meets the constraints; the error again where none of them can be given up."""
+
+    def make(self, realized: Realized) -> Any:
+        """The small model."""
 
     def trials(self, realized: Realized, small: Any) -> Iterator[Trial]:
         """Ways to compare the small model with the original whose removed slices are zeroed, the best first."""

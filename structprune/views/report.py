@@ -164,3 +164,22 @@ def make_report(analysis: Analysis, rewrite: Rewrite, of: str, asked: float, kin
             dict.fromkeys(op.name for group in analysis.groups if group.dim in counts for op in group.inexact)
         ),
     )
+
+
+def unreachable(analysis: Analysis, groups: int, of: str, ratio: float, limit: str) -> str:
+    """Why a ratio cannot be reached, and what holds it; `groups` is how many may be cut."""
+    total = max(analysis.frontend.total, 1)
+    causes = [
+        f"{entries / total:.2f} of them by {cause.reason!r}" + (f" ({cause.where})" if cause.where is not None else "")
+        for cause, entries in (analysis.frozen[:2] or analysis.partly_frozen[:2])
+        if entries / total >= 0.01
+    ]
+    held = f" Frozen parameters: {', '.join(causes)}." if causes else ""
+    if (unread := analysis.unread / total) >= 0.01:
+        held += f" {unread:.2f} of the parameters are read by no operator on these inputs."
+    if left_out := len(analysis.groups) - groups:
+        held += f" exclude and only leave {left_out} of {len(analysis.groups)} groups whole."
+    return (
+        f"{ratio:g} of the {of} cannot be removed. {limit}.{held} "
+        "structprune.analyze(model, example_inputs) lists what holds the rest."
+    )

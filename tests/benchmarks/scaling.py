@@ -25,10 +25,11 @@ import torch
 from torch import nn
 
 import structprune
-from structprune.algebra.axis import Kept
-from structprune.api import Chooser
+from structprune.api import aim
 from structprune.frontends import read
-from structprune.frontends.protocol import Constraints
+from structprune.options import Options
+from structprune.passes.select import select
+from structprune.plan import realize
 from tests.benchmarks.subjects import decoder
 from tests.test_chains import Chain, Dense, Scales, passed_on, reshaped
 
@@ -45,21 +46,16 @@ def stages(layers: int) -> tuple[int, dict[str, float]]:
     clock.append(time.process_time())
     analysis = structprune.views.analysis.Analysis(frontend)
     clock.append(time.process_time())
-    chooser = Chooser(analysis, analysis.groups, 0.5, "params", "l2", "global", 1, 0)
+    target = aim(analysis, Options(0.5, align=1))
     clock.append(time.process_time())
-    selecting = 0.0
-
-    def choose(constraints: Constraints) -> Kept:
-        nonlocal selecting
-        start = time.process_time()
-        kept = chooser(constraints)
-        selecting += time.process_time() - start
-        return kept
-
-    frontend.realize(analysis.solution, choose, "module").finish(True)
+    asked = frontend.constraints(analysis.solution, "module")
     clock.append(time.process_time())
-    capture, solve, score, adapt = (after - before for before, after in pairwise(clock))
-    seconds = {"capture": capture, "solve": solve, "choose": score + selecting, "adapt": adapt - selecting}
+    choice = select(target, asked.ties, asked.frozen)
+    clock.append(time.process_time())
+    frontend.make(realize(analysis, choice.kept, asked))
+    clock.append(time.process_time())
+    capture, solve, score, read_code, choose, adapt = (after - before for before, after in pairwise(clock))
+    seconds = {"capture": capture, "solve": solve, "choose": score + choose, "adapt": read_code + adapt}
     return len(frontend.graph.ops), seconds
 
 

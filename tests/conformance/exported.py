@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from structprune.api import decide
 from structprune.frontends.onnx.write.oracle import ONLY_FATAL
 from structprune.frontends.torch.record.record import tensors_in
+from structprune.options import Options
 from structprune.passes.verify import verify
 from tests.conformance.catalog import Case, cases, one_of_each_family
 from tests.conformance.rival import LIMIT, Outcome, outcome
@@ -113,9 +114,9 @@ def with_one_more(arrays: Sequence[Any]) -> list[Any]:
 def check(name: str, path: Path, arrays: Sequence[Any]) -> Row:
     """Shrink a file to half of its parameters and measure how far it is from the zeroed original."""
     start = time.process_time()
-    decision = decide(path, RATIO, arrays)
+    decision = decide(path, arrays, Options(RATIO))
     plan, analysis, realized = decision.plan, decision.analysis, decision.realized
-    small = realized.finish(True)
+    small = analysis.frontend.make(realized)
     written = analysis.frontend.deliver(small, path.with_name("small.onnx"), False)
     seconds = time.process_time() - start
     run(written, arrays)

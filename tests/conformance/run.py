@@ -17,6 +17,7 @@ import torch
 
 from structprune.api import decide
 from structprune.frontends.torch.record.record import map_tensors
+from structprune.options import Options
 from structprune.passes.verify import verify
 from tests.conformance.catalog import Case, cases
 
@@ -64,9 +65,9 @@ def check(case: Case) -> Row:
     model = model.double().eval()
     inputs = map_tensors(inputs, double)
     start = time.process_time()
-    decision = decide(model, RATIO, inputs)
+    decision = decide(model, inputs, Options(RATIO))
     plan, analysis, realized = decision.plan, decision.analysis, decision.realized
-    small = realized.finish(True)
+    small = analysis.frontend.make(realized)
     seconds = time.process_time() - start
     error = verify(analysis.frontend.trials(realized, small), case.name).error
     assert plan.report is not None

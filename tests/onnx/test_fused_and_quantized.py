@@ -20,6 +20,7 @@ from transformers import BertConfig, BertModel
 
 import structprune
 from structprune.passes.verify import verify
+from structprune.plan import realize
 from tests.onnx.exported import model_of
 
 RATIO = 0.5
@@ -119,6 +120,7 @@ def test_a_fused_bert_loses_heads(tmp_path: Path) -> None:
     small = plan.apply(fused)
     assert {node.op_type for node in small.graph.node} >= {"Attention", "EmbedLayerNormalization"}
     analysis = structprune.analyze(fused)
-    realized = analysis.frontend.realize(analysis.solution, lambda constraints: plan.kept(analysis), "auto")
-    found = verify(analysis.frontend.trials(realized, realized.finish(True)), "model")
+    frontend = analysis.frontend
+    realized = realize(analysis, plan.kept(analysis), frontend.constraints(analysis.solution, "auto"))
+    found = verify(frontend.trials(realized, frontend.make(realized)), "model")
     assert found.error is not None and found.error <= TOLERANCE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -15,7 +15,14 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
 from structprune.algebra.axis import Dim, Mask
-from structprune.errors import CaptureError, InvalidArgument, UnsupportedModel, VerificationError, printable
+from structprune.errors import (
+    CaptureError,
+    InvalidArgument,
+    UnsupportedModel,
+    UnsupportedRatio,
+    VerificationError,
+    printable,
+)
 from structprune.frontends.onnx.read import operators  # noqa: F401  registers the entries
 from structprune.frontends.onnx.read.lower import Lowering, Stored, quantization, weights
 from structprune.frontends.onnx.record.check import count_of
@@ -28,7 +35,7 @@ from structprune.frontends.onnx.write.oracle import Zeroed, run_inside
 from structprune.frontends.onnx.write.small import Conflict, Shrinker, Small
 from structprune.frontends.onnx.write.trial import impossible, trial
 from structprune.frontends.onnx.write.widen import can_be_double
-from structprune.frontends.protocol import Choose, Constraints, Described, Realized
+from structprune.frontends.protocol import Constraints, Described, Realized
 from structprune.graph.graph import Graph, Shape, Value
 from structprune.passes.measure import macs
 from structprune.passes.propagate import Solution
@@ -44,7 +51,6 @@ TOLERANCES = {
 }
 # Types that scores compute with as they are: no copy of a weight is made for them.
 COMPUTED = (ir.DataType.DOUBLE, ir.DataType.FLOAT, ir.DataType.FLOAT16)
-ATTEMPTS = 40
 # Entries of one tensor that is computed, or fed.
 MOST_ENTRIES = 1 << 33
 # Bytes of mapped files that scores read before they are given back.
@@ -56,8 +62,6 @@ class OnnxFrontend:
 
     # onnxruntime's convolutions run in blocks of 16 channels; other widths lose their fast path.
     block_of_convolutions = 16
-    # A plan made a while ago is not carried out on what was read then: the file may have changed.
-    follows_the_model = False
 
     def __init__(self, source: Any, model: ir.Model, given: Examples) -> None:
         self.source = source
@@ -143,33 +147,48 @@ class OnnxFrontend:
     def inputs(self) -> Any:
         return describe(self.shapes_of_inputs)
 
-    def realize(self, solution: Solution, choose: Choose, output: str) -> Realized:
+    def constraints(self, solution: Solution, output: str) -> Constraints:
         if output == "module":
             raise InvalidArgument("output='module' is for torch models: an ONNX model gives an ONNX model")
-        constraints = Constraints()
-        for _ in range(ATTEMPTS):
-            rewrite = Rewrite(solution, choose(constraints))
-            small = self.shrunk(rewrite)
-            if not small.conflicts:
-                return Realized(rewrite, "onnx", small.finish, constraints, small.note)
-            if not any([self.learn(conflict, rewrite, constraints) for conflict in small.conflicts]):
-                break
-        raise VerificationError(
-            f"the sizes in {self.model_name} could not be mended: {small.conflicts[0].op}: "
-            f"{small.conflicts[0].problem}. This is a bug in structprune; please report it."
-        )
+        return Constraints("onnx", output)
 
-    def learn(self, conflict: Conflict, rewrite: Rewrite, constraints: Constraints) -> bool:
-        """What made an operator's sizes change stays whole; True if that is news."""
+    def recorded(self, solution: Solution) -> Constraints:
+        return Constraints("onnx", "auto")
+
+    def instead(self, asked: Constraints, missed: UnsupportedRatio) -> Constraints:
+        raise missed
+
+    def realize(self, rewrite: Rewrite, asked: Constraints) -> Realized | Constraints:
+        small = self.shrunk(rewrite)
+        if not small.conflicts:
+            return Realized(rewrite, "onnx", small.note, small.model)
+        held: dict[Dim, str] = dict(asked.frozen)
+        for conflict in small.conflicts:
+            held.update(self.blamed(conflict, rewrite, held))
+        first = small.conflicts[0]
+        why = f"{first.op}: {first.problem}"
+        again = asked.holding(held, why)
+        if again is None:
+            raise VerificationError(
+                f"the sizes in {self.model_name} could not be mended: {why}. "
+                "This is a bug in structprune; please report it."
+            )
+        return again
+
+    def make(self, realized: Realized) -> ir.Model:
+        small: ir.Model = realized.source
+        return small
+
+    def blamed(self, conflict: Conflict, rewrite: Rewrite, held: Container[Dim]) -> dict[Dim, str]:
+        """What made an operator's sizes change, and is not held yet."""
         op = conflict.op
         own = [value for value in (*op.inputs, *op.outputs) if value is not None]
         # A size may follow from widths that the operator itself does not see.
         for values in (own, self.lowering.measured(op)):
-            leaves = [leaf for leaf in changed_leaves(values, rewrite) if leaf not in constraints.frozen]
-            constraints.frozen.update(dict.fromkeys(leaves, f"{op}: {conflict.problem}"))
+            leaves = [leaf for leaf in changed_leaves(values, rewrite) if leaf not in held]
             if leaves:
-                return True
-        return False
+                return dict.fromkeys(leaves, f"{op}: {conflict.problem}")
+        return {}
 
     def shrunk(self, rewrite: Rewrite) -> Small:
         shrinker = Shrinker(self.lowering, rewrite, self.fixed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from math import prod
 from typing import Any
@@ -12,8 +13,8 @@ from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
 from structprune.algebra.axis import Dim, Mask
-from structprune.errors import CaptureError, UnsupportedModel, VerificationError
-from structprune.frontends.protocol import Choose, Described, Realized
+from structprune.errors import CaptureError, UnsupportedModel, UnsupportedRatio, VerificationError
+from structprune.frontends.protocol import Constraints, Described, Realized
 from structprune.frontends.torch.read.index import settle, settles_with
 from structprune.frontends.torch.read.lower import lower
 from structprune.frontends.torch.record import private
@@ -24,13 +25,13 @@ from structprune.frontends.torch.record.record import Arguments, Capture, Stoppe
 from structprune.frontends.torch.record.symbols import ALL_PLAIN
 from structprune.frontends.torch.record.training import (
     EVAL_MODE,
-    choice_for_graph,
     difference_in_training,
     further_heads,
     record_like,
+    touched,
 )
 from structprune.frontends.torch.record.tree import stored
-from structprune.frontends.torch.write.adapt import Adapter
+from structprune.frontends.torch.write.adapt import Adapter, Misfit
 from structprune.frontends.torch.write.compare import Comparison
 from structprune.frontends.torch.write.constant import Constants
 from structprune.frontends.torch.write.decided import bound_to, decisions
@@ -45,8 +46,9 @@ from structprune.frontends.torch.write.module import arrays, sliced
 from structprune.frontends.torch.write.oracle import zeroed
 from structprune.frontends.torch.write.trial import Trials, shown
 from structprune.graph.graph import Graph, Shape
+from structprune.graph.progress import within
 from structprune.passes.measure import macs
-from structprune.passes.propagate import Solution, propagate
+from structprune.passes.propagate import Solution, extended, propagate
 from structprune.passes.rewrite import Rewrite
 from structprune.passes.verify import Trial
 
@@ -58,7 +60,6 @@ class TorchFrontend:
     """A torch model, recorded."""
 
     block_of_convolutions = 1
-    follows_the_model = True
 
     def __init__(self, model: nn.Module, arguments: Arguments, capture: Capture, origin: str = "given") -> None:
         self.model = model
@@ -110,45 +111,80 @@ class TorchFrontend:
     def inputs(self) -> Any:
         return describe(self.arguments, with_values=self.capture.is_real)
 
-    def realize(self, solution: Solution, choose: Choose, output: str) -> Realized:
-        """With "recorded", what one run did: a graph for checks, whatever path other data would take."""
-        note = ""
-        if output not in ("graph", "recorded"):
-            adapter = Adapter(self.model, self.arguments, self.captures, solution, self.training)
-            adapted = adapter.adapt(choose)
-            if adapted.rewrite is not None:
-                chosen, make = adapted.rewrite, adapted.finish
-
-                def made(at_once: bool) -> nn.Module:
-                    return self.fold(make(at_once), chosen, at_once)
-
-                return Realized(chosen, "module", made, adapter.constraints)
-            note = adapted.reason
-            if output == "module" or self.capture.is_real:
-                raise UnsupportedModel(
-                    f"the result cannot be a {self.model_name}: {note.rstrip('.')}. "
-                    + ("Its control flow depends on data, so no graph can stand for it either."
-                       if self.is_bound_to_data() or output == "auto"
-                       else "output='graph' or 'auto' gives a torch.fx.GraphModule.")
-                )  # fmt: skip
+    def constraints(self, solution: Solution, output: str) -> Constraints:
         if output == "graph":
             self.refuse_data()
-        if output != "recorded":
-            self.check_numbers()
-        training, unrecorded = self.difference_in_training
-        choice = choice_for_graph(self.captures, training, solution, choose)
-        rewrite = choice.rewrite
+            return self.for_graph(solution, output)
+        adapter = Adapter(self.model, self.arguments, self.captures, solution, self.training)
+        ties, frozen = adapter.code.asked()
+        return Constraints("module", output, ties, frozen, source=adapter)
 
-        def finish(at_once: bool) -> nn.Module:
-            ops = rewrite.solution.graph.ops
-            small = build_graph_module(self.model, self.arguments, choice.captures, ops, rewrite)
-            for before in choice.captures:
-                self.check_shapes(small, rewrite, before)
-            return self.fold(small, rewrite, at_once)
+    def for_graph(self, solution: Solution, output: str, note: str = "") -> Constraints:
+        """What a graph asks that computes in training what the model does there."""
+        self.check_numbers()
+        asked = self.recorded(solution)
+        return replace(asked, output=output, note=joined(note, asked.note))
 
-        bound = bound_to(choice.captures, runs_elsewhere(self.model, self.arguments, self.capture)[1])
-        notes = [each.rstrip(".") for each in (note, unrecorded, choice.note, *bound) if each]
-        return Realized(rewrite, "graph", finish, choice.constraints, ". ".join(notes))
+    def recorded(self, solution: Solution) -> Constraints:
+        training, note = self.difference_in_training
+        wider = None if training is None else extended(solution, lower(training))
+        frozen = {} if wider is None else touched(solution, wider)
+        return Constraints("graph", "graph", frozen=frozen, note=note, source=Recorded(solution, training, wider))
+
+    def realize(self, rewrite: Rewrite, asked: Constraints) -> Realized | Constraints:
+        # A choice that was made elsewhere knows nothing of what is asked.
+        held = next((why for dim, why in asked.frozen.items() if dim in rewrite.kept), "")
+        if asked.kind == "graph":
+            if held:
+                return without_training(asked, "the plan cuts widths that stay whole there")
+            return self.in_graph(rewrite, asked)
+        adapter: Adapter = asked.source
+        if held:
+            return self.other_than_class(adapter, asked, asked.why or held)
+        with within(f"attempt {asked.turn}"):
+            found = adapter.fit(rewrite)
+        if isinstance(found, Misfit):
+            return asked.holding(found.dims, found.reason) or self.other_than_class(adapter, asked, found.reason)
+        return Realized(rewrite, "module", source=(adapter, found))
+
+    def instead(self, asked: Constraints, missed: UnsupportedRatio) -> Constraints:
+        if not asked.ties and not asked.frozen:
+            raise missed
+        if asked.kind == "graph":
+            return without_training(asked, str(missed))
+        whys = [asked.why or next(iter(asked.frozen.values()), ""), f"without the widths it holds, {missed}"]
+        return self.other_than_class(asked.source, asked, "; ".join(filter(None, whys)))
+
+    def other_than_class(self, adapter: Adapter, asked: Constraints, why: str) -> Constraints:
+        """What a graph asks, where the model's class cannot be kept."""
+        if asked.output == "module" or self.capture.is_real:
+            raise UnsupportedModel(
+                f"the result cannot be a {self.model_name}: {why.rstrip('.')}. "
+                + ("Its control flow depends on data, so no graph can stand for it either."
+                   if self.is_bound_to_data() or asked.output == "auto"
+                   else "output='graph' or 'auto' gives a torch.fx.GraphModule.")
+            )  # fmt: skip
+        return self.for_graph(adapter.solution, asked.output, why)
+
+    def in_graph(self, rewrite: Rewrite, asked: Constraints) -> Realized:
+        recorded: Recorded = asked.source
+        captures = [*self.captures, *([] if recorded.training is None else [recorded.training])]
+        if recorded.wider is not None:
+            rewrite = Rewrite(recorded.wider, rewrite.kept)
+        bound = bound_to(captures, runs_elsewhere(self.model, self.arguments, self.capture)[1])
+        return Realized(rewrite, "graph", joined(asked.note, *bound), captures)
+
+    def make(self, realized: Realized) -> nn.Module:
+        rewrite = realized.rewrite
+        if realized.kind == "module":
+            # A copy that was never run: recording leaves nothing in it.
+            adapter, numbers = realized.source
+            return self.fold(adapter.mended(rewrite, numbers), rewrite)
+        captures: Sequence[Capture] = realized.source
+        small = build_graph_module(self.model, self.arguments, captures, rewrite.solution.graph.ops, rewrite)
+        for before in captures:
+            self.check_shapes(small, rewrite, before)
+        return self.fold(small, rewrite)
 
     def check_numbers(self) -> None:
         """The code does with plain numbers what it did with those that know where they come from."""
@@ -209,10 +245,8 @@ class TorchFrontend:
             self._constants = constants(self.capture, solution, arrays(self.model, self.capture.parameters))
         return self._constants
 
-    def fold(self, small: nn.Module, rewrite: Rewrite, at_once: bool) -> nn.Module:
+    def fold(self, small: nn.Module, rewrite: Rewrite) -> nn.Module:
         """Add what removed constants contributed to the biases behind them."""
-        if not at_once:  # the weights may be others by now
-            self._constants = None
         parameters, edits = arrays(self.model, self.capture.parameters), rewrite.edits()
         additions = self.constants(rewrite.solution).additions(rewrite, parameters)
         for name, tensor in stored(small) if additions else ():
@@ -253,6 +287,25 @@ class TorchFrontend:
         work = macs(rewrite.solution).whole
         found = Trials(self.model, self.arguments, self.capture, rewrite, values, self.tolerance, work)
         yield from found.of(small, realized.kind == "module")
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What a graph is made from; a second recording, and the solution with it, where training computes other things."""
+
+    solution: Solution
+    training: Capture | None = None
+    wider: Solution | None = None
+
+
+def without_training(asked: Constraints, why: str) -> Constraints:
+    """A graph that computes in training what it does in eval mode asks nothing of the choice."""
+    recorded = Recorded(asked.source.solution)
+    return Constraints(asked.kind, asked.output, note=joined(asked.note, f"{EVAL_MODE}: {why}"), source=recorded)
+
+
+def joined(*notes: str) -> str:
+    return ". ".join(note.rstrip(".") for note in notes if note)
 
 
 def refuse(model: nn.Module) -> None:

@@ -48,9 +48,6 @@ class Small:
     conflicts: list[Conflict] = field(default_factory=list)
     note: str = ""
 
-    def finish(self, at_once: bool) -> ir.Model:
-        return self.model
-
 
 class Shrinker:
     """Carries one rewrite out on a copy of the model."""

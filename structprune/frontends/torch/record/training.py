@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from structprune.algebra.axis import Dim
-from structprune.errors import CaptureError, UnsupportedRatio
-from structprune.frontends.protocol import Choose, Constraints
-from structprune.frontends.torch.read.lower import bind, lower
+from structprune.errors import CaptureError
+from structprune.frontends.torch.read.lower import bind
 from structprune.frontends.torch.record import private
 from structprune.frontends.torch.record.capture import record
 from structprune.frontends.torch.record.mode import FLAGS
 from structprune.frontends.torch.record.record import Arguments, Call, Capture, Run, Stopped, depends_on_data
 from structprune.frontends.torch.record.symbols import NONE_PLAIN, Plain
 from structprune.graph.graph import Value, Where
-from structprune.passes.propagate import Solution, extended, variables_of
-from structprune.passes.rewrite import Rewrite
+from structprune.passes.propagate import Solution, variables_of
 
 EVAL_MODE = "In training it computes what it does in eval mode"
 
@@ -68,16 +65,6 @@ def further_heads(model: nn.Module, inputs: Arguments, capture: Capture) -> list
     return [training] if unread & set(training.parameters) else []
 
 
-@dataclass(frozen=True, slots=True)
-class GraphChoice:
-    """What a graph is built from: a recording, or two, of which the second is in training."""
-
-    captures: Sequence[Capture]
-    constraints: Constraints
-    rewrite: Rewrite
-    note: str = ""
-
-
 def difference_in_training(model: nn.Module, inputs: Arguments, capture: Capture) -> tuple[Capture | None, str]:
     """The model in training, where it computes something else there; or why that cannot be said."""
     if capture.is_real:
@@ -90,25 +77,6 @@ def difference_in_training(model: nn.Module, inputs: Arguments, capture: Capture
         cause = stopped.cause
         return None, f"{EVAL_MODE}: there it raises {type(cause).__name__}: {cause}{stopped.place}"
     return None if same_but_for_flags(capture, training) else training, ""
-
-
-def choice_for_graph(
-    captures: Sequence[Capture], training: Capture | None, solution: Solution, choose: Choose
-) -> GraphChoice:
-    """A choice that holds in training too, if the model computes something else there; else one without that."""
-    note = ""
-    if training is not None:
-        wider = extended(solution, lower(training))
-        constraints = Constraints(frozen=touched(solution, wider))
-        try:
-            kept = choose(constraints)
-            if not any(dim in kept for dim in constraints.frozen):
-                return GraphChoice([*captures, training], constraints, Rewrite(wider, kept))
-            note = f"{EVAL_MODE}: the plan cuts widths that stay whole there"
-        except UnsupportedRatio as error:
-            note = f"{EVAL_MODE}: {error}"
-    free = Constraints()
-    return GraphChoice(captures, free, Rewrite(solution, choose(free)), note)
 
 
 def touched(before: Solution, after: Solution) -> dict[Dim, str]:

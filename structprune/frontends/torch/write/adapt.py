@@ -2,7 +2,7 @@
 
 What the code asks of the choice is known beforehand (`constraints`). A copy of the model with smaller parameters and
 new numbers is recorded again and compared with the rewritten graph, call by call. Where they part all the same, the
-widths at fault stay whole.
+widths at fault are named.
 """
 
 from __future__ import annotations
@@ -10,14 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import chain
 
 from torch import nn
 
 from structprune.algebra.axis import Dim
-from structprune.errors import UnsupportedRatio
-from structprune.frontends.protocol import Choose, Constraints
 from structprune.frontends.torch.read.lower import lower
 from structprune.frontends.torch.record.expression import Attribute
 from structprune.frontends.torch.record.record import Arguments, Capture, Stopped
@@ -29,24 +26,22 @@ from structprune.frontends.torch.write.constraints import Code, held_at, values_
 from structprune.frontends.torch.write.equations import changes_of, solve
 from structprune.frontends.torch.write.module import Edits, small_copy, true_sizes
 from structprune.graph.graph import Op
-from structprune.graph.progress import within
 from structprune.passes.propagate import Solution, extended
 from structprune.passes.rewrite import Rewrite
 
-ATTEMPTS = 12
+Numbers = Mapping[Attribute, int]
 
 
-@dataclass(slots=True)
-class Adapted:
-    """The model in its own class, or the reason why it cannot be."""
+@dataclass(frozen=True, slots=True)
+class Misfit:
+    """Why a class cannot take a choice, and the widths at fault."""
 
-    rewrite: Rewrite | None
-    finish: Callable[[bool], nn.Module] = lambda at_once: nn.Module()
-    reason: str = ""
+    reason: str
+    dims: Mapping[Dim, str]
 
 
 class Adapter:
-    """Finds a choice and numbers with which the model keeps its class."""
+    """A model's class, and what it can take."""
 
     def __init__(
         self,
@@ -64,49 +59,23 @@ class Adapter:
         self.ops = solution.graph.ops
         self.code = Code(model, captures, solution)
         self.types = {name: type(module) for name, module in model.named_modules()}
-        self.constraints = Constraints()
 
-    def adapt(self, choose: Choose) -> Adapted:
-        """Choose, solve, build, compare; what does not fit stays whole from then on."""
-        self.constraints = self.code.constraints()
-        reason = next(iter(self.constraints.frozen.values()), "")
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                rewrite = Rewrite(self.solution, choose(self.constraints))
-            except UnsupportedRatio as error:
-                if not self.constraints.count:
-                    raise
-                return Adapted(None, reason=f"{reason}; without the widths it holds, {error}")
-            # A choice that was made elsewhere knows nothing of what the code asks.
-            held = [why for dim, why in self.constraints.frozen.items() if dim in rewrite.kept]
-            if held:
-                return Adapted(None, reason=reason if attempt > 1 else held[0])
-            equations = list(chain.from_iterable(self.code.equations.values()))
-            numbers, broken = solve(equations, rewrite, self.code.old)
-            if broken:
-                reason = str(broken[0])
-                blamed = ((each, dim) for each in broken for dim in self.code.blamed(each, rewrite.kept))
-                if not self.hold({dim: held_at(each.op, str(each)) for each, dim in blamed}):
-                    return Adapted(None, reason=reason)
-                continue
-            with within(f"attempt {attempt}"):
-                trial = self.mended(rewrite, numbers, is_filled=self.captures[0].is_real)
-                difference, cause = self.check(trial, rewrite)
-            if difference is None:
-                wrong = self.wrong_in_training(trial, rewrite) if numbers else {}
-                if not wrong:
-                    return Adapted(rewrite, partial(self.finish, rewrite, numbers))
-                reason = next(iter(wrong.values()))
-                if not self.hold(wrong):
-                    break
-                continue
+    def fit(self, rewrite: Rewrite) -> Numbers | Misfit:
+        """The numbers with which the model keeps its class: solve, build, record again, compare."""
+        equations = list(chain.from_iterable(self.code.equations.values()))
+        numbers, broken = solve(equations, rewrite, self.code.old)
+        if broken:
+            blamed = ((each, dim) for each in broken for dim in self.code.blamed(each, rewrite.kept))
+            return Misfit(str(broken[0]), {dim: held_at(each.op, str(each)) for each, dim in blamed})
+        trial = self.mended(rewrite, numbers, is_filled=self.captures[0].is_real)
+        difference, cause = self.check(trial, rewrite)
+        if difference is not None:
             op = self.ops[min(difference.index, len(self.ops) - 1)]
-            reason = f"{op}: {cause or difference.problem}"
-            if not self.hold(self.blamed(op, difference, rewrite)):
-                break
-        return Adapted(None, reason=reason)
+            return Misfit(f"{op}: {cause or difference.problem}", self.blamed(op, difference, rewrite))
+        wrong = self.wrong_in_training(trial, rewrite) if numbers else {}
+        return Misfit(next(iter(wrong.values())), wrong) if wrong else numbers
 
-    def mended(self, rewrite: Rewrite, numbers: Mapping[Attribute, int], is_filled: bool = True) -> nn.Module:
+    def mended(self, rewrite: Rewrite, numbers: Numbers, is_filled: bool = True) -> nn.Module:
         """A copy of the model as the rewrite wants it."""
         small = small_copy(self.model, Edits.of(rewrite), is_filled)
         set_numbers(small, numbers)
@@ -133,10 +102,6 @@ class Adapter:
             for name, value in changes_of(op, rewrite).items() if names else ():
                 if name in names and value != getattr(module, name):
                     setattr(module, name, tuple(value) if isinstance(value, list) else value)
-
-    def finish(self, rewrite: Rewrite, numbers: Mapping[Attribute, int], at_once: bool) -> nn.Module:
-        """A copy that was never run: recording leaves nothing in it, and the model may have been trained since."""
-        return self.mended(rewrite, numbers)
 
     def check(self, small: nn.Module, rewrite: Rewrite) -> tuple[Difference | None, str]:
         """The first difference in any mode that was recorded."""
@@ -181,12 +146,6 @@ class Adapter:
         return dict.fromkeys(dims or rewrite.kept, f"in training, {held_at(op, cause or difference.problem)}")
 
     # -- what stays whole ----------------------------------------------------------------------
-
-    def hold(self, dims: Mapping[Dim, str]) -> bool:
-        """Keep widths whole; True if that is news."""
-        new = {dim: why for dim, why in dims.items() if dim not in self.constraints.frozen}
-        self.constraints.frozen.update(new)
-        return bool(new)
 
     def blamed(self, op: Op, difference: Difference, rewrite: Rewrite) -> dict[Dim, str]:
         """What the operators of this line got from changed widths, in all modules of the class."""

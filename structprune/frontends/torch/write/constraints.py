@@ -16,7 +16,6 @@ from torch import nn
 
 from structprune.algebra.axis import Axis, Dim, Kept
 from structprune.algebra.order import Indices
-from structprune.frontends.protocol import Constraints
 from structprune.frontends.torch.read.index import makers as makers_in
 from structprune.frontends.torch.record.expression import Attribute, Expression, Leaf, Size, leaves
 from structprune.frontends.torch.record.record import Capture
@@ -33,9 +32,9 @@ from structprune.frontends.torch.write.proportions import (
 )
 from structprune.graph.graph import Op, Value
 from structprune.operators.reshaping import Split
+from structprune.passes.bundle import Tie
 from structprune.passes.propagate import Solution
 from structprune.passes.rewrite import Rewrite
-from structprune.passes.select import Tie
 
 Probes = dict[Dim, Rewrite]
 MOST_TRIES = 12
@@ -209,12 +208,13 @@ class Code:
             if axis is not None:
                 yield from (dim for dim in self.solution.system.leaves(axis) if dim in kept)
 
-    def constraints(self) -> Constraints:
+    def asked(self) -> tuple[tuple[Tie, ...], dict[Dim, str]]:
+        """The widths that keep equal shares, and those that stay whole, each with the reason."""
         found = self.proportions
-        ties = [Tie(tie) for tie in found.ties() if not any(map(found.is_frozen, tie))]
+        ties = tuple(Tie(tie) for tie in found.ties() if not any(map(found.is_frozen, tie)))
         held = [dim for tie in found.ties() for dim in tie if found.is_frozen(dim)]
         frozen = {dim: "tied to a width that stays whole" for dim in held if dim not in self.solution.system.frozen}
-        return Constraints(ties, {**frozen, **found.frozen})
+        return ties, {**frozen, **found.frozen}
 
 
 def is_balanced(shares: Shares) -> bool:
