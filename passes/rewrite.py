@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from structprune.algebra.axis import Axis, Dim, Kept, kept_indices, kept_size
 from structprune.algebra.order import Indices
+from structprune.graph.edit import Edit, Renumber, Slice, Zero
 from structprune.graph.graph import Shape, Value
 from structprune.graph.selection import Selection
 from structprune.operators.routing import Pick
@@ -59,7 +61,7 @@ class Rewrite:
             places[kept] = np.arange(len(kept))
         return places
 
-    def edits(self) -> dict[str, dict[int, Indices]]:
+    def slices(self) -> dict[str, dict[int, Indices]]:
         """For each parameter that changes, the indices that stay along each axis that does."""
         found: dict[str, dict[int, Indices]] = {}
         for name, value in self.solution.graph.parameters.items():
@@ -78,3 +80,13 @@ class Rewrite:
             if self.indices(op.inputs[0], pick.dim) is not None:
                 found[pick.stored] = self.places(op.inputs[0], pick.dim)
         return found
+
+    def edits(self) -> Iterator[Edit]:
+        """What is done to what the model stores."""
+        yield from (Slice(name, kept) for name, kept in self.slices().items())
+        yield from (Renumber(name, numbers) for name, numbers in self.numbers().items())
+
+    def zeroing(self) -> Iterator[Edit]:
+        """What is done to the original in place of it, where removing equals zeroing."""
+        parameters = self.solution.graph.parameters
+        yield from (Zero(name, kept) for name, kept in self.slices().items() if parameters[name].is_trained)

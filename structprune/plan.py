@@ -12,6 +12,7 @@ from structprune.errors import PlanMismatch, printed
 from structprune.frontends import check_output, neutral, plain, read, stored_shapes
 from structprune.frontends.names import called, stored_numbers
 from structprune.frontends.protocol import Constraints, Described, Realized
+from structprune.graph.edit import by_name
 from structprune.graph.plan_file import (
     VERSION,
     check_inputs,
@@ -26,7 +27,7 @@ from structprune.graph.selection import Selection
 from structprune.operators.routing import Pick
 from structprune.options import Options
 from structprune.passes.rewrite import Rewrite
-from structprune.passes.verify import verify
+from structprune.passes.verify import Verification, verify
 from structprune.views.analysis import Analysis
 from structprune.views.progress import shown
 from structprune.views.report import Report, make_report
@@ -89,9 +90,9 @@ class Plan:
     def made(self, analysis: Analysis, realized: Realized) -> Any:
         """The smaller model, checked."""
         doing("slicing")
-        small = analysis.frontend.make(realized)
+        small = make(analysis, realized)
         if self.verify == "numeric":
-            found = verify(analysis.frontend.trials(realized, small), self.model)
+            found = prove(analysis, realized, small)
             if self.report is not None:
                 self.report = replace(self.report, error=found.error, verification=str(found))
         return small
@@ -201,6 +202,21 @@ def realize(analysis: Analysis, kept: Kept, asked: Constraints) -> Realized:
     while not isinstance(found := analysis.frontend.realize(rewrite, asked), Realized):
         asked = found
     return found
+
+
+def make(analysis: Analysis, realized: Realized) -> Any:
+    """All that is to be done to what the model stores, and then the small model."""
+    rewrite = realized.rewrite
+    return analysis.frontend.make(realized, by_name([*rewrite.edits(), *analysis.frontend.folded(rewrite)]))
+
+
+def prove(analysis: Analysis, realized: Realized, small: Any, tolerance: float | None = None) -> Verification:
+    """Compare a small model with the original whose removed slices are zeroed."""
+    frontend, rewrite = analysis.frontend, realized.rewrite
+    zeros = by_name(Rewrite(rewrite.solution, frontend.alive(rewrite)).zeroing())
+    trials = frontend.trials(realized, small, zeros)
+    given = trials if tolerance is None else (replace(trial, tolerance=tolerance) for trial in trials)
+    return verify(given, frontend.model_name)
 
 
 def indices_that_matter(analysis: Analysis) -> list[str]:

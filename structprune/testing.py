@@ -9,7 +9,6 @@ gives with the original whose removed slices are zeroed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,7 @@ from structprune.algebra.order import Indices
 from structprune.errors import VerificationError
 from structprune.frontends import read
 from structprune.passes.group import Group
-from structprune.passes.verify import verify
-from structprune.plan import realize
+from structprune.plan import make, prove, realize
 from structprune.views.analysis import Analysis
 
 
@@ -56,12 +54,10 @@ def compare(analysis: Analysis, groups: Sequence[Group], tolerance: float, seed:
 
 def compare_kept(analysis: Analysis, groups: Sequence[Group], kept: Kept, tolerance: float) -> None:
     names = ", ".join(group.name for group in groups[:3])
-    frontend = analysis.frontend
     # Whatever path other data would take: what was recorded is checked.
-    realized = realize(analysis, kept, frontend.recorded(analysis.solution))
-    trials = (replace(trial, tolerance=tolerance) for trial in frontend.trials(realized, frontend.make(realized)))
+    realized = realize(analysis, kept, analysis.frontend.recorded(analysis.solution))
     try:
-        found = verify(trials, frontend.model_name)
+        found = prove(analysis, realized, make(analysis, realized), tolerance)
     except VerificationError as problem:
         raise VerificationError(
             f"removing indices of {names} does not equal zeroing them: {problem} "

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 import models_zoo
 import structprune
 from structprune.errors import UnsupportedModel
-from structprune.frontends.torch.write.module import Edits, small_copy
+from structprune.frontends.torch.write.module import small_copy
+from structprune.graph.edit import Slice
 from tests.small_models import EXACT, SAMPLE, Block, Buffers, Tied, both, call, count, images, seeded
 
 # The one-line warning about a GraphModule has its own test.
@@ -150,7 +151,7 @@ def test_a_copy_keeps_tied_parameters_tied() -> None:
             self.last.weight = self.first.weight
 
     model = Tied()
-    small = small_copy(model, Edits({"first.weight": {1: np.arange(3)}}, {}), is_filled=False)
+    small = small_copy(model, {"first.weight": [Slice("first.weight", {1: np.arange(3)})]}, is_filled=False)
     assert small.first.weight is small.last.weight and small.first.weight.shape == (9, 3)
 
 

@@ -515,7 +515,7 @@ def test_the_rewrite_of_a_plan_is_what_the_result_holds() -> None:
     plan = structprune.plan(model, 0.4, ids)
     small = plan.apply(model)
     analysis = structprune.analyze(model, ids)
-    edits = Rewrite(analysis.solution, plan.kept(analysis)).edits()
+    edits = Rewrite(analysis.solution, plan.kept(analysis)).slices()
     assert edits
     for name, parameter in model.named_parameters():
         expected = parameter

@@ -264,7 +264,7 @@ def test_the_ratio_is_hit_or_refused(drawn: tuple[nn.Module, Tensor], ratio: flo
     # Each tensor of the result is a slice of the original, in order; an index has its new numbers.
     analysis = structprune.analyze(model, inputs)
     rewrite = Rewrite(analysis.solution, plan.kept(analysis))
-    edits, numbers = rewrite.edits(), rewrite.numbers()
+    edits, numbers = rewrite.slices(), rewrite.numbers()
     for name, tensor in small.state_dict().items():
         expected = before[name]
         for axis, kept in edits.get(name, {}).items():

@@ -71,7 +71,7 @@ def chosen(analysis: Analysis, ratio: float, of: str = "params", scope: str = "g
 
 def entries_left(model: nn.Module, rewrite: Rewrite) -> int:
     """What the edits really leave: counted on the tensors, not on the engine's terms."""
-    edits = rewrite.edits()
+    edits = rewrite.slices()
     total = 0
     for name, parameter in model.named_parameters():
         shape = list(parameter.shape)

@@ -19,8 +19,7 @@ from structprune.algebra.axis import Axis, Dim, Product, Reordered, Sum, kept_in
 from structprune.errors import UnsupportedModel
 from structprune.frontends.torch.record.record import map_tensors, tensors_in
 from structprune.graph.selection import Selection
-from structprune.passes.verify import verify
-from structprune.plan import realize
+from structprune.plan import make, prove, realize
 from tests.onnx.exported import model_of
 from tests.structures import STRUCTURES, Structure
 
@@ -132,7 +131,7 @@ def in_another_order(model: Any, inputs: Any, tolerance: float = EXACT) -> None:
         kept = Selection({group.dim: np.asarray(whole[group.name])})
         with suppress(UnsupportedModel):  # a path that follows data has no graph
             realized = realize(analysis, kept, analysis.frontend.constraints(analysis.solution, "graph"))
-            assert_same(outputs(analysis.frontend.make(realized), inputs), expected, tolerance)
+            assert_same(outputs(make(analysis, realized), inputs), expected, tolerance)
     plan = structprune.plan(model, 0, inputs)
     plan.keep = whole
     assert_same(outputs(plan.apply(model), inputs), expected, tolerance)
@@ -160,9 +159,8 @@ def test_onnx_files_in_another_order(name: str) -> None:
     analysis = structprune.analyze(model)
     plan.keep = orders(analysis.groups, 1)
     kept = plan.kept(analysis)
-    frontend = analysis.frontend
-    realized = realize(analysis, kept, frontend.constraints(analysis.solution, "auto"))
-    found = verify(frontend.trials(realized, frontend.make(realized)), "model")
+    realized = realize(analysis, kept, analysis.frontend.constraints(analysis.solution, "auto"))
+    found = prove(analysis, realized, make(analysis, realized))
     assert found.error is not None and found.error <= 1e-5
 
 

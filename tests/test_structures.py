@@ -107,7 +107,7 @@ def compare_with_zeroed(model: nn.Module, plan: structprune.Plan, inputs: object
     twin = copy.deepcopy(model)
     stored = dict(twin.named_parameters()) | dict(twin.named_buffers())
     with torch.no_grad():
-        for name, axes in rewrite.edits().items():
+        for name, axes in rewrite.slices().items():
             for axis, kept in axes.items():
                 is_removed = torch.ones(stored[name].shape[axis], dtype=torch.bool)
                 is_removed[torch.from_numpy(kept)] = False

@@ -19,8 +19,9 @@ from torch.nn import functional as F
 
 import structprune
 from structprune.api import decide
-from structprune.frontends.torch.write.oracle import zeroed
+from structprune.frontends.torch.write.module import edited
 from structprune.options import Options
+from structprune.passes.rewrite import Rewrite
 
 EXACT = 1e-11
 
@@ -164,13 +165,18 @@ def test_a_graph_trains_as_the_class_does(depth: str) -> None:
         torch.testing.assert_close(graph.get_parameter(name).grad, parameter.grad, rtol=1e-9, atol=EXACT)
 
 
+def zeroed(model: nn.Module, rewrite: Rewrite) -> dict[str, Tensor]:
+    """The parameters of which something is removed, with zeros in its place."""
+    return {edit.name: edited(model.get_parameter(edit.name), [edit]) for edit in rewrite.zeroing()}
+
+
 def test_removing_equals_zeroing_in_training() -> None:
     model, x = Convolutional().double(), torch.randn(4, 3, 6, 6).double()
     decision = decide(model, x, Options(0.4, output="graph"))
     rewrite, graph = decision.realized.rewrite, decision.carried_out()
     whole = copy.deepcopy(model)
     with torch.no_grad():
-        for name, value in zeroed(dict(model.named_parameters()), rewrite).items():
+        for name, value in zeroed(model, rewrite).items():
             whole.get_parameter(name).copy_(value)
     for mode in (True, False):
         whole.train(mode)
@@ -430,7 +436,7 @@ def test_a_further_head_equals_that_of_the_zeroed_model() -> None:
     decision = decide(model, x, Options(0.4))
     rewrite, small = decision.realized.rewrite, decision.carried_out().train()
     assert type(small) is Inception
-    parameters = zeroed(dict(model.named_parameters()), rewrite)
+    parameters = zeroed(model, rewrite)
     with torch.no_grad():
         for name, value in parameters.items():
             model.get_parameter(name).copy_(value)

@@ -16,6 +16,7 @@ from structprune.frontends.protocol import Realized
 from structprune.frontends.torch.front import TorchFrontend
 from structprune.frontends.torch.write import trial
 from structprune.frontends.torch.write.trial import other_sizes, with_noise
+from structprune.graph.edit import Edits
 from structprune.passes.verify import CannotRun, Trial, Verification, largest_difference, verify
 
 X = torch.randn(4, 6)
@@ -43,8 +44,8 @@ def broken(monkeypatch: pytest.MonkeyPatch, change: Callable[[nn.Module], None])
     """Results that are not what they should be."""
     make = TorchFrontend.make
 
-    def make_wrongly(self: TorchFrontend, realized: Realized) -> nn.Module:
-        small = make(self, realized)
+    def make_wrongly(self: TorchFrontend, realized: Realized, edits: Edits) -> nn.Module:
+        small = make(self, realized, edits)
         with torch.no_grad():
             change(small)
         return small

@@ -15,8 +15,7 @@ import torch
 
 import structprune
 from models_zoo import build, names
-from structprune.passes.verify import verify
-from structprune.plan import realize
+from structprune.plan import prove, realize
 
 TOLERANCE = 1e-9  # a share of the largest output, in float64
 RATIO, NEAR = 0.5, 0.01
@@ -51,7 +50,7 @@ def test_half_goes_exactly(name: str) -> None:
     analysis = structprune.analyze(model, inputs)
     asked = analysis.frontend.constraints(analysis.solution, "auto")
     realized = realize(analysis, plan.kept(analysis), asked)
-    found = verify(analysis.frontend.trials(realized, small), "model")
+    found = prove(analysis, realized, small)
     assert found.error is not None and found.error <= TOLERANCE
     with torch.no_grad():
         assert small(inputs).shape == before.shape

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from structprune.algebra.axis import Dim, Mask
+from structprune.algebra.axis import Dim, Kept, Mask
 from structprune.errors import UnsupportedRatio
+from structprune.graph.edit import Edit, Edits, Weights
 from structprune.graph.graph import Graph, Shape
 from structprune.passes.bundle import Tie
 from structprune.passes.propagate import Solution
@@ -71,7 +72,7 @@ class Frontend(Protocol):
     # Channels that convolutions are computed in at a time where the result will run; 1 where that does not matter.
     block_of_convolutions: int
 
-    def arrays(self, names: Iterable[str]) -> Mapping[str, Any]:
+    def arrays(self, names: Iterable[str]) -> Weights:
         """Parameters as arrays."""
 
     def shapes(self) -> Mapping[str, Shape]:
@@ -105,10 +106,16 @@ class Frontend(Protocol):
     def instead(self, asked: Constraints, missed: UnsupportedRatio) -> Constraints:
         """What is asked where no choice meets the constraints; the error again where none of them can be given up."""
 
-    def make(self, realized: Realized) -> Any:
-        """The small model."""
+    def folded(self, rewrite: Rewrite) -> Iterable[Edit]:
+        """What removed constants contributed, added to the biases behind them."""
 
-    def trials(self, realized: Realized, small: Any) -> Iterator[Trial]:
+    def alive(self, rewrite: Rewrite) -> Kept:
+        """What stays, or lives on in a bias: zeroing the rest of the original gives the small model."""
+
+    def make(self, realized: Realized, edits: Edits) -> Any:
+        """The small model, with these edits to what the model stores."""
+
+    def trials(self, realized: Realized, small: Any, zeros: Edits) -> Iterator[Trial]:
         """Ways to compare the small model with the original whose removed slices are zeroed, the best first."""
 
     def deliver(self, small: Any, output_path: Any, force: bool) -> Any:

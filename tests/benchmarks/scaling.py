@@ -29,7 +29,7 @@ from structprune.api import aim
 from structprune.frontends import read
 from structprune.options import Options
 from structprune.passes.select import select
-from structprune.plan import realize
+from structprune.plan import make, realize
 from tests.benchmarks.subjects import decoder
 from tests.test_chains import Chain, Dense, Scales, passed_on, reshaped
 
@@ -52,7 +52,7 @@ def stages(layers: int) -> tuple[int, dict[str, float]]:
     clock.append(time.process_time())
     choice = select(target, asked.ties, asked.frozen)
     clock.append(time.process_time())
-    frontend.make(realize(analysis, choice.kept, asked))
+    make(analysis, realize(analysis, choice.kept, asked))
     clock.append(time.process_time())
     capture, solve, score, read_code, choose, adapt = (after - before for before, after in pairwise(clock))
     seconds = {"capture": capture, "solve": solve, "choose": score + choose, "adapt": read_code + adapt}

@@ -30,7 +30,7 @@ from structprune.api import decide
 from structprune.frontends.onnx.write.oracle import ONLY_FATAL
 from structprune.frontends.torch.record.record import tensors_in
 from structprune.options import Options
-from structprune.passes.verify import verify
+from structprune.plan import make, prove
 from tests.conformance.catalog import Case, cases, one_of_each_family
 from tests.conformance.rival import LIMIT, Outcome, outcome
 from tests.conformance.run import HEADER, RATIO, Row, TookTooLong, conclude, table_parser, time_limit
@@ -116,7 +116,7 @@ def check(name: str, path: Path, arrays: Sequence[Any]) -> Row:
     start = time.process_time()
     decision = decide(path, arrays, Options(RATIO))
     plan, analysis, realized = decision.plan, decision.analysis, decision.realized
-    small = analysis.frontend.make(realized)
+    small = make(analysis, realized)
     written = analysis.frontend.deliver(small, path.with_name("small.onnx"), False)
     seconds = time.process_time() - start
     run(written, arrays)
@@ -130,7 +130,7 @@ def check(name: str, path: Path, arrays: Sequence[Any]) -> Row:
     else:
         if (found := run(written, with_one_more(arrays))) != expected:
             raise AssertionError(f"with one sample more it gives {found}, not {expected}")
-    error = verify(analysis.frontend.trials(realized, small), name).error
+    error = prove(analysis, realized, small).error
     assert plan.report is not None
     before, after = plan.report.parameters
     shares = sum(share for _, share in plan.report.frozen[:1])

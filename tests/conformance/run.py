@@ -18,7 +18,7 @@ import torch
 from structprune.api import decide
 from structprune.frontends.torch.record.record import map_tensors
 from structprune.options import Options
-from structprune.passes.verify import verify
+from structprune.plan import make, prove
 from tests.conformance.catalog import Case, cases
 
 RATIO = 0.5
@@ -67,9 +67,9 @@ def check(case: Case) -> Row:
     start = time.process_time()
     decision = decide(model, inputs, Options(RATIO))
     plan, analysis, realized = decision.plan, decision.analysis, decision.realized
-    small = analysis.frontend.make(realized)
+    small = make(analysis, realized)
     seconds = time.process_time() - start
-    error = verify(analysis.frontend.trials(realized, small), case.name).error
+    error = prove(analysis, realized, small).error
     assert plan.report is not None
     left = sum(parameter.numel() for parameter in small.parameters())
     whole = sum(parameter.numel() for parameter in model.parameters())

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
 import structprune
-from structprune.passes.verify import verify
-from structprune.plan import realize
+from structprune.plan import make, prove, realize
 from tests.onnx.exported import model_of
 
 RATIO = 0.5
@@ -120,7 +119,6 @@ def test_a_fused_bert_loses_heads(tmp_path: Path) -> None:
     small = plan.apply(fused)
     assert {node.op_type for node in small.graph.node} >= {"Attention", "EmbedLayerNormalization"}
     analysis = structprune.analyze(fused)
-    frontend = analysis.frontend
-    realized = realize(analysis, plan.kept(analysis), frontend.constraints(analysis.solution, "auto"))
-    found = verify(frontend.trials(realized, frontend.make(realized)), "model")
+    realized = realize(analysis, plan.kept(analysis), analysis.frontend.constraints(analysis.solution, "auto"))
+    found = prove(analysis, realized, make(analysis, realized))
     assert found.error is not None and found.error <= TOLERANCE

@@ -12,8 +12,7 @@ import torch
 
 import structprune
 from models_zoo import names
-from structprune.passes.verify import verify
-from structprune.plan import realize
+from structprune.plan import make, prove, realize
 from structprune.views.analysis import Analysis
 from tests.onnx.exported import EXPORTERS, filled, model_of
 
@@ -63,9 +62,8 @@ def test_half_goes_exactly(name: str, exporter: str) -> None:
     small = structprune.shrink(model, RATIO)
     assert model.SerializeToString() == before
     analysis = structprune.analyze(model)
-    frontend = analysis.frontend
-    realized = realize(analysis, plan.kept(analysis), frontend.constraints(analysis.solution, "auto"))
-    found = verify(frontend.trials(realized, frontend.make(realized)), "model")
+    realized = realize(analysis, plan.kept(analysis), analysis.frontend.constraints(analysis.solution, "auto"))
+    found = prove(analysis, realized, make(analysis, realized))
     assert found.error is not None and found.error <= TOLERANCE
     keeps_the_file(model, small)
     runs_at_every_batch_size(model, small)

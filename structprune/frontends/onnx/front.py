@@ -14,7 +14,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
-from structprune.algebra.axis import Dim, Mask
+from structprune.algebra.axis import Dim, Kept, Mask
 from structprune.errors import (
     CaptureError,
     InvalidArgument,
@@ -32,10 +32,11 @@ from structprune.frontends.onnx.record.inputs import Examples, data, describe, e
 from structprune.frontends.onnx.record.trace import Numbers, Trace, Type, run_order, sizes, trace
 from structprune.frontends.onnx.write.file import save
 from structprune.frontends.onnx.write.oracle import Zeroed, run_inside
-from structprune.frontends.onnx.write.small import Conflict, Shrinker, Small
+from structprune.frontends.onnx.write.small import Conflict, Shrinker
 from structprune.frontends.onnx.write.trial import impossible, trial
 from structprune.frontends.onnx.write.widen import can_be_double
 from structprune.frontends.protocol import Constraints, Described, Realized
+from structprune.graph.edit import Edit, Edits
 from structprune.graph.graph import Graph, Shape, Value
 from structprune.passes.measure import macs
 from structprune.passes.propagate import Solution
@@ -159,14 +160,15 @@ class OnnxFrontend:
         raise missed
 
     def realize(self, rewrite: Rewrite, asked: Constraints) -> Realized | Constraints:
-        small = self.shrunk(rewrite)
-        if not small.conflicts:
-            return Realized(rewrite, "onnx", small.note, small.model)
+        small = Shrinker(self.lowering, rewrite, self.fixed)
+        small.shrink(self.shapes_of_inputs, self.observed_after(rewrite))
+        conflicts = small.conflicts or list(self.differences(small, rewrite))
+        if not conflicts:
+            return Realized(rewrite, "onnx", source=small, note=self.note_of(small))
         held: dict[Dim, str] = dict(asked.frozen)
-        for conflict in small.conflicts:
+        for conflict in conflicts:
             held.update(self.blamed(conflict, rewrite, held))
-        first = small.conflicts[0]
-        why = f"{first.op}: {first.problem}"
+        why = f"{conflicts[0].op}: {conflicts[0].problem}"
         again = asked.holding(held, why)
         if again is None:
             raise VerificationError(
@@ -175,9 +177,26 @@ class OnnxFrontend:
             )
         return again
 
-    def make(self, realized: Realized) -> ir.Model:
-        small: ir.Model = realized.source
-        return small
+    def note_of(self, small: Shrinker) -> str:
+        if self.original is self.model or not small.is_mended:
+            return ""
+        names = list(dict.fromkeys(name for _, name, _ in self.original.functions))
+        listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        return f"the file's functions ({listed}) stand written out where they were called: they held sizes"
+
+    def folded(self, rewrite: Rewrite) -> Iterable[Edit]:
+        return ()
+
+    def alive(self, rewrite: Rewrite) -> Kept:
+        return rewrite.kept
+
+    def make(self, realized: Realized, edits: Edits) -> ir.Model:
+        small: Shrinker = realized.source
+        small.put(edits)
+        if self.original is not self.model and not small.is_mended:
+            # No size inside a function had to change: the user's functions hold as they are.
+            return with_weights_of(self.original, small.model)
+        return small.model
 
     def blamed(self, conflict: Conflict, rewrite: Rewrite, held: Container[Dim]) -> dict[Dim, str]:
         """What made an operator's sizes change, and is not held yet."""
@@ -189,20 +208,6 @@ class OnnxFrontend:
             if leaves:
                 return dict.fromkeys(leaves, f"{op}: {conflict.problem}")
         return {}
-
-    def shrunk(self, rewrite: Rewrite) -> Small:
-        shrinker = Shrinker(self.lowering, rewrite, self.fixed)
-        small = shrinker.shrink(self.shapes_of_inputs, self.observed_after(rewrite))
-        if not small.conflicts:
-            small.conflicts.extend(self.differences(shrinker, rewrite))
-        if self.original is not self.model and not shrinker.is_mended:
-            # No size inside a function had to change: the user's functions hold as they are.
-            small.model = with_weights_of(self.original, small.model)
-        elif self.original is not self.model:
-            names = list(dict.fromkeys(name for _, name, _ in self.original.functions))
-            listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-            small.note = f"the file's functions ({listed}) stand written out where they were called: they held sizes"
-        return small
 
     def observed_after(self, rewrite: Rewrite) -> dict[ir.Value, Type]:
         """What a run would tell of the smaller model."""
@@ -261,13 +266,13 @@ class OnnxFrontend:
         inputs = {shrinker.values[value]: known for value, known in shapes.items()}
         return trace(shrinker.model, inputs, observed)
 
-    def trials(self, realized: Realized, small: ir.Model) -> Iterator[Trial]:
+    def trials(self, realized: Realized, small: ir.Model, zeros: Edits) -> Iterator[Trial]:
         """In float64 where onnxruntime has all operators in it; half precision is computed in single."""
         numbers = sum(each.size for each in self.weights.values())
         if why := too_large(sum(each.nbytes for each in self.weights.values()), free_memory()):
             yield impossible(self.recorded_on, why)
             return
-        whole = Zeroed(self.lowering, realized.rewrite, self.fixed).build()
+        whole = Zeroed(self.lowering, realized.rewrite, self.fixed).build(zeros)
         own = ir.DataType.FLOAT if self.has_half else None
         work = macs(realized.rewrite.solution).whole
         has_room = 8 * numbers <= SHARE_DOUBLE * free_memory() and work <= CHEAP

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
-from structprune.algebra.axis import Dim, Mask
+from structprune.algebra.axis import Dim, Kept, Mask
 from structprune.errors import CaptureError, UnsupportedModel, UnsupportedRatio, VerificationError
 from structprune.frontends.protocol import Constraints, Described, Realized
 from structprune.frontends.torch.read.index import settle, settles_with
@@ -43,8 +43,8 @@ from structprune.frontends.torch.write.graph_module import (
     runs_elsewhere,
 )
 from structprune.frontends.torch.write.module import arrays, sliced
-from structprune.frontends.torch.write.oracle import zeroed
 from structprune.frontends.torch.write.trial import Trials, shown
+from structprune.graph.edit import Add, Edit, Edits
 from structprune.graph.graph import Graph, Shape
 from structprune.graph.progress import within
 from structprune.passes.measure import macs
@@ -174,17 +174,18 @@ class TorchFrontend:
         bound = bound_to(captures, runs_elsewhere(self.model, self.arguments, self.capture)[1])
         return Realized(rewrite, "graph", joined(asked.note, *bound), captures)
 
-    def make(self, realized: Realized) -> nn.Module:
+    def make(self, realized: Realized, edits: Edits) -> nn.Module:
         rewrite = realized.rewrite
         if realized.kind == "module":
             # A copy that was never run: recording leaves nothing in it.
             adapter, numbers = realized.source
-            return self.fold(adapter.mended(rewrite, numbers), rewrite)
+            own: nn.Module = adapter.mended(rewrite, edits, numbers)
+            return own
         captures: Sequence[Capture] = realized.source
-        small = build_graph_module(self.model, self.arguments, captures, rewrite.solution.graph.ops, rewrite)
+        small = build_graph_module(self.model, self.arguments, captures, rewrite, edits)
         for before in captures:
             self.check_shapes(small, rewrite, before)
-        return self.fold(small, rewrite)
+        return small
 
     def check_numbers(self) -> None:
         """The code does with plain numbers what it did with those that know where they come from."""
@@ -245,14 +246,15 @@ class TorchFrontend:
             self._constants = constants(self.capture, solution, arrays(self.model, self.capture.parameters))
         return self._constants
 
-    def fold(self, small: nn.Module, rewrite: Rewrite) -> nn.Module:
-        """Add what removed constants contributed to the biases behind them."""
-        parameters, edits = arrays(self.model, self.capture.parameters), rewrite.edits()
-        additions = self.constants(rewrite.solution).additions(rewrite, parameters)
-        for name, tensor in stored(small) if additions else ():
-            if name in additions:
-                tensor.data += sliced(additions[name], edits.get(name, {})).to(tensor)
-        return small
+    def folded(self, rewrite: Rewrite) -> Iterator[Edit]:
+        slices = rewrite.slices()
+        constants = self.constants(rewrite.solution)
+        additions = constants.additions(rewrite, arrays(self.model, self.capture.parameters))
+        for name, tensor in additions.items():
+            yield Add(name, sliced(tensor, slices.get(name, {})))
+
+    def alive(self, rewrite: Rewrite) -> Kept:
+        return self.constants(rewrite.solution).kept(rewrite)
 
     def check_shapes(self, small: nn.Module, rewrite: Rewrite, before: Capture) -> None:
         """The graph runs, and its outputs have the shapes that the original's have."""
@@ -274,18 +276,11 @@ class TorchFrontend:
     def deliver(self, small: nn.Module, output_path: Any, force: bool) -> nn.Module:
         return small
 
-    def trials(self, realized: Realized, small: nn.Module) -> Iterator[Trial]:
+    def trials(self, realized: Realized, small: nn.Module, zeros: Edits) -> Iterator[Trial]:
         """The zeroed original's own code against the result."""
         rewrite = realized.rewrite
-        # Constants that were folded into biases live on: in the original they are not zeroed.
-        kept = Rewrite(rewrite.solution, self.constants(rewrite.solution).kept(rewrite))
-
-        def values() -> Mapping[str, Tensor]:
-            changed = {name for name in kept.edits() if rewrite.solution.graph.parameters[name].is_trained}
-            return zeroed(arrays(self.model, changed), kept)
-
         work = macs(rewrite.solution).whole
-        found = Trials(self.model, self.arguments, self.capture, rewrite, values, self.tolerance, work)
+        found = Trials(self.model, self.arguments, self.capture, rewrite, zeros, self.tolerance, work)
         yield from found.of(small, realized.kind == "module")
 
 

@@ -21,7 +21,8 @@ from structprune.frontends.onnx.read.lower import Stored, quantization
 from structprune.frontends.onnx.record.external import hold_external, slots
 from structprune.frontends.onnx.record.trace import Numbers
 from structprune.frontends.onnx.write.mend import add_initializer, free_name
-from structprune.frontends.onnx.write.small import Shrinker, set_constant
+from structprune.frontends.onnx.write.small import Shrinker, edited, set_constant
+from structprune.graph.edit import Edits
 from structprune.graph.graph import Op, Value
 
 Feeds = Mapping[str, Numbers]
@@ -68,13 +69,12 @@ def run_inside(model: ir.Model, values: Sequence[ir.Value], feeds: Feeds) -> lis
 class Zeroed(Shrinker):
     """The original with removed slices zeroed and changed operators taken over what is kept."""
 
-    def build(self) -> ir.Model:
+    def build(self, zeros: Edits) -> ir.Model:
         solution = self.rewrite.solution
-        for name, axes in self.rewrite.edits().items():
+        for name, edits in zeros.items():
             stored = self.lowering.stored[name]
-            if solution.graph.parameters[name].is_trained:
-                # Of quantized weights, the integers that stand for zero.
-                self.replace(stored, zeroed(stored.tensor, axes, quantization(stored)[1]))
+            # Of quantized weights, the integers that stand for zero.
+            self.replace(stored, edited(stored.tensor, edits, quantization(stored)[1]))
         changed = {
             id(op): op
             for op, axis in (*solution.statistics, *solution.singular)
@@ -148,13 +148,3 @@ class Zeroed(Shrinker):
         assert near.graph is not None
         (near.graph.insert_after if after else near.graph.insert_before)(near, made)
         return made.outputs[0]
-
-
-def zeroed(tensor: ir.TensorProtocol, axes: Mapping[int, Indices], fill: Numbers | None) -> ir.TensorProtocol:
-    array = tensor.numpy().copy()
-    for axis, kept in axes.items():
-        is_removed = np.ones(array.shape[axis], dtype=bool)
-        is_removed[kept] = False
-        front = np.moveaxis(array, axis, 0)
-        front[is_removed] = 0 if fill is None else np.moveaxis(np.broadcast_to(fill, array.shape), axis, 0)[is_removed]
-    return ir.Tensor(array, dtype=tensor.dtype, name=tensor.name)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,10 +25,10 @@ from structprune.frontends.onnx.record.trace import (
     taken_branch,
 )
 from structprune.frontends.onnx.write.mend import Mender, add_initializer
+from structprune.graph.edit import Add, Edit, Edits, Renumber, Slice, Zero, are_same, by_name
 from structprune.graph.graph import Op, Value
 from structprune.passes.rewrite import Rewrite
 
-Cuts = dict[int, Indices]
 SMALLEST_NORMAL = {np.dtype(np.float32): np.finfo(np.float32).tiny, np.dtype(np.float64): np.finfo(np.float64).tiny}
 
 
@@ -38,15 +38,6 @@ class Conflict:
 
     op: Op
     problem: str
-
-
-@dataclass(slots=True, repr=False)
-class Small:
-    """The result, or what is in its way."""
-
-    model: ir.Model
-    conflicts: list[Conflict] = field(default_factory=list)
-    note: str = ""
 
 
 class Shrinker:
@@ -68,6 +59,8 @@ class Shrinker:
             self.model, self.new, lambda value: fixed(olds[value]) if value in olds else np.zeros((), dtype=bool)
         )
         self.conflicts: list[Conflict] = []
+        # Uses of a weight that became another than the rest.
+        self.apart: dict[str, ir.Value] = {}
         # Something other than a weight had to change.
         self.is_mended = False
 
@@ -81,8 +74,8 @@ class Shrinker:
             for inner, other in zip(subgraphs(node), subgraphs(copied), strict=True):
                 self.pair(inner, other)
 
-    def shrink(self, inputs: Mapping[ir.Value, Type], observed: Mapping[ir.Value, Type]) -> Small:
-        self.cut_weights()
+    def shrink(self, inputs: Mapping[ir.Value, Type], observed: Mapping[ir.Value, Type]) -> None:
+        self.put(by_name(self.rewrite.edits()))
         for value in self.model.graph.initializers.values():
             note_constant(self.new, value)
         self.new.sizes.update(self.lowering.trace.sizes)
@@ -90,28 +83,33 @@ class Shrinker:
         self.walk(self.lowering.model.graph, {self.values[value]: found for value, found in observed.items()})
         self.tidy()
         self.annotate()
-        return Small(self.model, self.conflicts)
 
     # -- weights -------------------------------------------------------------------------------
 
-    def cut_weights(self) -> None:
-        edits = self.rewrite.edits()
-        if not edits:
-            return
+    def put(self, edits: Edits) -> None:
+        """Let every weight become what its edits make of it."""
         by_value: dict[ir.Value, list[Stored]] = {}
-        for stored in self.lowering.stored.values():
+        for stored in self.lowering.stored.values() if edits else ():
             by_value.setdefault(stored.value, []).append(stored)
-        for value, uses in by_value.items():
-            first, *others = ({k: v.tolist() for k, v in edits.get(each.name, {}).items()} for each in uses)
-            whole_use = uses[0]
-            kept_apart = [each for each, cuts in zip(uses[1:], others, strict=True) if cuts != first]
-            self.is_mended |= bool(kept_apart) or (value.producer() is not None and bool(edits.get(uses[0].name)))
-            for each in kept_apart:
-                assert each.use is not None
-                node, place = each.use
-                tensor = cut(each.tensor, edits.get(each.name, {}))
-                self.nodes[node].replace_input_with(place, add_initializer(self.model, str(value.name), tensor))
-            set_constant(self.values[value], cut(whole_use.tensor, edits.get(whole_use.name, {})))
+        for value, (first, *others) in by_value.items():
+            whole = edits.get(first.name, ())
+            self.is_mended |= value.producer() is not None and bool(whole)
+            set_constant(self.values[value], edited(first.tensor, whole))
+            for each in others:
+                own = edits.get(each.name, ())
+                if each.name in self.apart or not are_same(own, whole):
+                    self.set_apart(each, edited(each.tensor, own))
+
+    def set_apart(self, stored: Stored, tensor: ir.TensorProtocol) -> None:
+        """One use of a weight gets another tensor than the rest."""
+        if stored.name in self.apart:
+            set_constant(self.apart[stored.name], tensor)
+            return
+        assert stored.use is not None
+        node, place = stored.use
+        self.is_mended = True
+        self.apart[stored.name] = add_initializer(self.model, str(stored.value.name), tensor)
+        self.nodes[node].replace_input_with(place, self.apart[stored.name])
 
     # -- sizes ---------------------------------------------------------------------------------
 
@@ -270,19 +268,42 @@ KINDS = {int: ir.AttributeType.INT, float: ir.AttributeType.FLOAT, list: ir.Attr
 DEFAULTS = {"group": 1}
 
 
-def cut(tensor: ir.TensorProtocol, cuts: Cuts) -> ir.TensorProtocol:
-    """The tensor without what is removed, computed when it is read: no second copy of all weights exists."""
-    shape = ir.Shape([len(cuts[axis]) if axis in cuts else size for axis, size in enumerate(sizes(tensor))])
+def edited(tensor: ir.TensorProtocol, edits: Sequence[Edit], zero: Numbers | None = None) -> ir.TensorProtocol:
+    """What becomes of a tensor, computed when it is read: no second copy of all weights exists.
+
+    `zero` stands for zero in quantized weights.
+    """
+    lengths = {axis: len(kept) for edit in edits if isinstance(edit, Slice) for axis, kept in edit.kept.items()}
+    shape = ir.Shape([lengths.get(axis, size) for axis, size in enumerate(sizes(tensor))])
 
     def evaluate() -> ir.TensorProtocol:
         array = tensor.numpy()
-        for axis, kept in cuts.items():
-            array = np.take(array, kept, axis=axis)
+        for edit in edits:
+            match edit:
+                case Slice(kept=kept):
+                    for axis, indices in kept.items():
+                        array = np.take(array, indices, axis=axis)
+                case Zero(kept=kept):
+                    array = zeroed(array, kept, np.zeros((), array.dtype) if zero is None else zero)
+                case Renumber(numbers=numbers):
+                    array = numbers[array % len(numbers)].astype(array.dtype)
+                case Add(values=values):
+                    array = (array.astype(np.float64) + values).astype(array.dtype)
         array = without_denormals(array)
         give_back(tensor)
         return ir.Tensor(array, dtype=tensor.dtype, shape=shape, name=tensor.name)
 
     return ir.LazyTensor(evaluate, tensor.dtype, shape, name=tensor.name)
+
+
+def zeroed(array: Numbers, axes: Mapping[int, Indices], zero: Numbers) -> Numbers:
+    """All but the kept part is zero."""
+    is_removed = np.zeros(array.shape, dtype=bool)
+    for axis, kept in axes.items():
+        is_gone = np.ones(array.shape[axis], dtype=bool)
+        is_gone[kept] = False
+        np.moveaxis(is_removed, axis, 0)[is_gone] = True
+    return np.where(is_removed, zero.astype(array.dtype), array)
 
 
 def without_denormals(array: Numbers) -> Numbers:

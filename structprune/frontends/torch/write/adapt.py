@@ -24,7 +24,8 @@ from structprune.frontends.torch.write.attention import fit_attention
 from structprune.frontends.torch.write.compare import Comparison, Difference
 from structprune.frontends.torch.write.constraints import Code, held_at, values_of
 from structprune.frontends.torch.write.equations import changes_of, solve
-from structprune.frontends.torch.write.module import Edits, small_copy, true_sizes
+from structprune.frontends.torch.write.module import small_copy, true_sizes
+from structprune.graph.edit import Edits, by_name
 from structprune.graph.graph import Op
 from structprune.passes.propagate import Solution, extended
 from structprune.passes.rewrite import Rewrite
@@ -67,7 +68,7 @@ class Adapter:
         if broken:
             blamed = ((each, dim) for each in broken for dim in self.code.blamed(each, rewrite.kept))
             return Misfit(str(broken[0]), {dim: held_at(each.op, str(each)) for each, dim in blamed})
-        trial = self.mended(rewrite, numbers, is_filled=self.captures[0].is_real)
+        trial = self.mended(rewrite, by_name(rewrite.edits()), numbers, is_filled=self.captures[0].is_real)
         difference, cause = self.check(trial, rewrite)
         if difference is not None:
             op = self.ops[min(difference.index, len(self.ops) - 1)]
@@ -75,9 +76,9 @@ class Adapter:
         wrong = self.wrong_in_training(trial, rewrite) if numbers else {}
         return Misfit(next(iter(wrong.values())), wrong) if wrong else numbers
 
-    def mended(self, rewrite: Rewrite, numbers: Numbers, is_filled: bool = True) -> nn.Module:
+    def mended(self, rewrite: Rewrite, edits: Edits, numbers: Numbers, is_filled: bool = True) -> nn.Module:
         """A copy of the model as the rewrite wants it."""
-        small = small_copy(self.model, Edits.of(rewrite), is_filled)
+        small = small_copy(self.model, edits, is_filled)
         set_numbers(small, numbers)
         for module in small.modules():
             true_sizes(module)

@@ -33,22 +33,23 @@ from structprune.frontends.torch.record.training import record_like
 from structprune.frontends.torch.record.tree import stored
 from structprune.frontends.torch.write.equations import equations_of, solve
 from structprune.frontends.torch.write.following import Following, written_in
-from structprune.frontends.torch.write.module import Edits, new_arguments
+from structprune.frontends.torch.write.module import edited, new_arguments
 from structprune.frontends.torch.write.shrunk_graph import ShrunkGraph
+from structprune.graph.edit import Edits
 from structprune.graph.graph import Op, Shape, Value
 from structprune.graph.progress import within
 from structprune.passes.rewrite import Rewrite
 
 
 def build_graph_module(
-    model: nn.Module, inputs: Arguments, captures: Sequence[Capture], ops: Sequence[Op], rewrite: Rewrite
+    model: nn.Module, inputs: Arguments, captures: Sequence[Capture], rewrite: Rewrite, edits: Edits
 ) -> fx.GraphModule:
     """The rewritten graph over a tree of modules that hold the smaller parameters under their old names.
 
-    A second capture is the model in training; `ops` are those of all captures, one after another.
+    A second capture is the model in training.
     """
-    root = tree(model, Edits.of(rewrite))
-    left = iter(ops)
+    root = tree(model, edits)
+    left = iter(rewrite.solution.graph.ops)
     graphs = [
         Editor(model, inputs, capture, root, list(islice(left, len(capture.calls))), rewrite).edit()
         for capture in captures
@@ -263,7 +264,7 @@ def tree(model: nn.Module, edits: Edits | None = None) -> nn.Module:
     for name, tensor in stored(model):
         small = made.get(id(tensor)) if edits is not None else tensor
         if small is None and edits is not None:
-            data = edits.smaller(name, tensor)
+            data = edited(tensor, edits.get(name, ()))
             small = nn.Parameter(data, requires_grad=tensor.requires_grad) if id(tensor) in parameters else data
             made[id(tensor)] = small
         owner_name, _, last = name.rpartition(".")

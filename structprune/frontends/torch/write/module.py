@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Container, Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,31 +17,35 @@ from structprune.frontends.torch.record.memory import copies_of, tied
 from structprune.frontends.torch.record.record import PLAIN, Call
 from structprune.frontends.torch.record.tree import modules_of, stored
 from structprune.frontends.torch.record.twin import shared
+from structprune.graph.edit import Add, Edit, Edits, Renumber, Slice, Zero
 from structprune.passes.rewrite import Rewrite
 
 
-@dataclass(frozen=True, slots=True)
-class Edits:
-    """What stays along each axis of what a model stores, and what the numbers of stored indices become."""
+def edited(tensor: Tensor, edits: Sequence[Edit]) -> Tensor:
+    """What becomes of a stored tensor: always another one."""
+    result = tensor.detach()
+    for edit in edits:
+        match edit:
+            case Slice(kept=kept):
+                result = sliced(result, kept)
+            case Zero(kept=kept):
+                result = zeroed(result, kept)
+            case Renumber(numbers=numbers):
+                # Negative numbers count from the end.
+                result = torch.from_numpy(numbers).to(result)[result % len(numbers)]
+            case Add(values=values):
+                result = result + torch.as_tensor(values).to(result)
+    return result if edits else result.clone()
 
-    kept: Mapping[str, Mapping[int, Indices]]
-    numbers: Mapping[str, Indices]
 
-    @classmethod
-    def of(cls, rewrite: Rewrite) -> Edits:
-        return cls(rewrite.edits(), rewrite.numbers())
-
-    def touch(self, name: str) -> bool:
-        return name in self.kept or name in self.numbers
-
-    def smaller(self, name: str, tensor: Tensor) -> Tensor:
-        """The stored tensor as it is in the smaller model."""
-        result = sliced(tensor, self.kept[name]) if name in self.kept else tensor.detach().clone()
-        if name in self.numbers:
-            numbers = torch.from_numpy(self.numbers[name]).to(result)
-            # Negative numbers count from the end.
-            result = numbers[result % len(numbers)]
-        return result
+def zeroed(tensor: Tensor, axes: Mapping[int, Indices]) -> Tensor:
+    """All but the kept part of a parameter is zero."""
+    result = tensor.clone()
+    for axis, kept in axes.items():
+        is_removed = torch.ones(result.shape[axis], dtype=torch.bool, device=result.device)
+        is_removed[torch.from_numpy(kept)] = False
+        result.index_fill_(axis, is_removed.nonzero().flatten(), 0)
+    return result
 
 
 # Entries that are copied in one go where two axes are cut: what lies between them stays in the cache.
@@ -85,15 +88,15 @@ def small_copy(model: nn.Module, edits: Edits, is_filled: bool = True) -> nn.Mod
     """
     memo = copied_apart(model)
     trained = {id(parameter) for parameter in model.parameters()}
-    touched = {id(tensor) for name, tensor in stored(model) if edits.touch(name)}
+    touched = {id(tensor) for name, tensor in stored(model) if name in edits}
     for tensor, made in copies_of(each for key, each in tied(model).items() if key not in touched):
         made.__dict__.update(tensor.__dict__)
         memo[id(tensor)] = made
     for name, tensor in stored(model):
-        if id(tensor) in memo or (not edits.touch(name) and (is_filled or id(tensor) not in trained)):
+        if id(tensor) in memo or (name not in edits and (is_filled or id(tensor) not in trained)):
             continue
         is_empty = not is_filled and id(tensor) in trained
-        data = empty(tensor, edits.kept.get(name, {})) if is_empty else edits.smaller(name, tensor)
+        data = empty(tensor, edits.get(name, ())) if is_empty else edited(tensor, edits.get(name, ()))
         if isinstance(tensor, nn.Parameter):
             replacement: Tensor = nn.Parameter(data, requires_grad=tensor.requires_grad)
         else:
@@ -116,7 +119,8 @@ def small_copy(model: nn.Module, edits: Edits, is_filled: bool = True) -> nn.Mod
     return small
 
 
-def empty(tensor: Tensor, axes: Mapping[int, Indices]) -> Tensor:
+def empty(tensor: Tensor, edits: Sequence[Edit]) -> Tensor:
+    axes = {axis: kept for edit in edits if isinstance(edit, Slice) for axis, kept in edit.kept.items()}
     shape = [len(axes[axis]) if axis in axes else size for axis, size in enumerate(tensor.shape)]
     return torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
 

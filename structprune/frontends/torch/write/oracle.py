@@ -26,21 +26,6 @@ from structprune.graph.graph import Op, Value, Where
 from structprune.passes.rewrite import Rewrite
 
 
-def zeroed(parameters: Mapping[str, Tensor], rewrite: Rewrite) -> dict[str, Tensor]:
-    """The trained parameters with everything that the rewrite removes set to zero; buffers as they are."""
-    result = dict(parameters)
-    for name, axes in rewrite.edits().items():
-        if name not in parameters or not rewrite.solution.graph.parameters[name].is_trained:
-            continue
-        tensor = parameters[name].detach().clone()
-        for axis, kept in axes.items():
-            is_removed = torch.ones(tensor.shape[axis], dtype=torch.bool, device=tensor.device)
-            is_removed[torch.from_numpy(kept)] = False
-            tensor.index_fill_(axis, is_removed.nonzero().flatten(), 0)
-        result[name] = tensor
-    return result
-
-
 def expected_outputs(
     capture: Capture, rewrite: Rewrite, values: Mapping[str, Tensor], inputs: Sequence[Tensor]
 ) -> list[Tensor]:

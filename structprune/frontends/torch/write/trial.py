@@ -23,8 +23,9 @@ from structprune.frontends.torch.record.result import results_in
 from structprune.frontends.torch.record.surroundings import untouched
 from structprune.frontends.torch.record.training import record_like
 from structprune.frontends.torch.record.tree import stored
-from structprune.frontends.torch.write.module import arrays
+from structprune.frontends.torch.write.module import arrays, edited
 from structprune.frontends.torch.write.oracle import Interceptor, changed_ops, expected_outputs, same_chance
+from structprune.graph.edit import Edits
 from structprune.passes.rewrite import Rewrite
 from structprune.passes.verify import CHEAP, NO_LARGER, SHARE_DOUBLE, CannotRun, Outputs, Trial, free_memory, too_large
 
@@ -43,7 +44,7 @@ class Trials:
         arguments: Arguments,
         capture: Capture,
         rewrite: Rewrite,
-        zeroed: Callable[[], Mapping[str, Tensor]],
+        zeros: Edits,
         tolerance: float,
         macs: int,
     ) -> None:
@@ -51,7 +52,7 @@ class Trials:
         self.arguments = with_noise(arguments)
         self.capture = capture
         self.rewrite = rewrite
-        self.zeroed = zeroed
+        self.zeros = zeros
         self.tolerance = tolerance
         self.macs = macs
         self.is_exact = not changed_ops(rewrite)
@@ -99,10 +100,9 @@ class Trials:
         self.check_memory()
 
         def prepare(model: nn.Module) -> None:
-            values = self.zeroed()
             for name, tensor in stored(model):
-                if name in values:
-                    tensor.data = values[name]
+                if name in self.zeros:
+                    tensor.data = edited(tensor, self.zeros[name])
 
         move = nudged(seed, max(EPS[to.get(dtype, dtype)] for dtype in self.floats)) if seed else None
         intercept = None if self.is_exact else self.rewrite
@@ -130,7 +130,8 @@ class Trials:
             self.check_memory()
             with guarded(), same_chance(self.model):
                 given = [tensor.clone() for tensor in tensors_in(self.arguments)]
-                values = {**arrays(self.model, self.capture.parameters), **self.zeroed()}
+                values = arrays(self.model, self.capture.parameters)
+                values.update({name: edited(values[name], zeros) for name, zeros in self.zeros.items()})
                 found = expected_outputs(self.capture, self.rewrite, values, given)
                 return {f"output {k}": as_array(tensor) for k, tensor in enumerate(found)}
 
@@ -174,7 +175,7 @@ class Trials:
 
     def check_memory(self) -> None:
         tensors = dict(stored(self.model))
-        changed = [tensors[name] for name in self.rewrite.edits() if name in tensors]
+        changed = [tensors[name] for name in self.rewrite.slices() if name in tensors]
         needed = sum(tensor.numel() * tensor.element_size() for tensor in changed)
         for device in {tensor.device for tensor in changed}:
             if why := too_large(needed, free_on(device)):
