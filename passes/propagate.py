@@ -243,11 +243,14 @@ def freeze_unsteady(solution: Solution) -> None:
 
 def freeze_diagonals(solution: Solution) -> None:
     """A variable that appears twice in one product cannot be counted index by index."""
+    seen: set[Axis] = set()
     for value, axes in solution.axes.items():
         for axis in axes:
-            if isinstance(axis, Dim) and axis.size == 1:
+            whole = solution.system.resolve(axis)
+            if isinstance(whole, Dim) or whole in seen:
                 continue
-            factors = solution.system.factors(axis)
+            seen.add(whole)
+            factors = solution.system.factors(whole)
             if len(factors) < 2:
                 continue
             found = Counter(leaf for factor in factors for leaf in set(solution.system.leaves(factor)))

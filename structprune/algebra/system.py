@@ -24,6 +24,9 @@ class Freeze:
     where: object = None
 
 
+COMPOUND = (Product, Sum)
+
+
 class System:
     """The equations met so far, solved."""
 
@@ -44,6 +47,8 @@ class System:
 
     def resolve(self, axis: Axis) -> Axis:
         """The axis with its outermost variable replaced by what it is bound to."""
+        if type(axis) is Dim and axis not in self._bound:
+            return axis
         axis = self._unbound(axis)
         while isinstance(axis, Reordered):
             inner, places = self._unbound(axis.inner), axis.order
@@ -59,7 +64,7 @@ class System:
         while True:
             bound = self._bound.get(axis)
             if bound is None:
-                only = axis.only if isinstance(axis, Product | Sum) else None
+                only = axis.only if isinstance(axis, COMPOUND) else None
                 if only is None:
                     return axis
                 axis = only
