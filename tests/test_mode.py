@@ -53,6 +53,7 @@ NOISE: dict[str, Forward] = {
     "only_then": lambda m, x: F.dropout(m.a(x), 0.5) if m.training else m.a(x),
     "depth": lambda m, x: in_heads(m, depth(m, m.a(x)) + m.b(x)),
     "drawn": lambda m, x: in_heads(m, noisy(m, m.a(x))),
+    "scaled": lambda m, x: m.a(x) * torch.rand(len(x), 1) / 0.5 if m.training else m.a(x),
     "attention": lambda m, x: F.scaled_dot_product_attention(m.a(x), m.b(x), m.a(x), dropout_p=0.2 * m.training),
 }
 MORE: dict[str, Forward] = {
@@ -63,6 +64,7 @@ MORE: dict[str, Forward] = {
     "compared": lambda m, x: m.a(x) * (2 if not m.training or m.heads > 3 else 3),
     "counted": lambda m, x: m.a(x) * (2 if not m.training or float(m.heads) > 3 else 3),
     "noise_of_a_number": lambda m, x: m.a(x) * torch.rand(m.heads * 2) if m.training else m.a(x) * 1,
+    "scaled_in_one": lambda m, x: m.a(x) / 0.5 if m.training else m.a(x) * 1,
     "other_output": lambda m, x: m.a(x) + 0 * m.b(x) if m.training else 0 * m.b(x),
     "another_axis": lambda m, x: (m.a(x) @ m.b(x).T if m.training else m.a(x) @ m.b(x).T.clone()).sum(),
 }

@@ -263,6 +263,48 @@ def test_a_plan_that_cuts_what_training_holds_gives_the_graph_of_eval_mode() -> 
     torch.testing.assert_close(graph(x), own.eval()(x))
 
 
+class Tied(nn.Module):
+    """Two widths that meet in training alone, one of them by a number of the code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 16), nn.Linear(6, 16)
+        self.c, self.d = nn.Linear(16, 3), nn.Linear(16, 3)
+        self.heads = 4
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.a(x), self.b(x)
+        y = self.c(a.view(len(x), self.heads, -1).flatten(1)) + self.d(b)
+        return y + (a - b).square().mean() if self.training else y
+
+
+class Held(nn.Module):
+    """A width that an operator without a rule meets, with a tensor that is never cut, in training alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(6, 16), nn.Linear(16, 64), nn.Linear(64, 3)
+        self.register_buffer("centers", torch.randn(5, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        y = self.head(self.second(x).relu())
+        return y + torch.cdist(x, self.centers).mean() if self.training else y
+
+
+@pytest.mark.parametrize("output", ["module", "graph"])
+@pytest.mark.parametrize("build", [Tied, Held])
+def test_the_result_trains_where_widths_meet_in_training_alone(build: Callable[[], nn.Module], output: str) -> None:
+    model, x = build().double(), torch.randn(4, 6).double()
+    plan = structprune.plan(model, 0.43, x, output=output)
+    small = plan.apply(model)
+    run(small.train(), x).sum().backward()
+    for name, parameter in small.named_parameters():
+        assert parameter.grad is not None and parameter.shape == parameter.grad.shape, name
+    sizes = {name: len(parameter) for name, parameter in small.named_parameters()}
+    assert sizes["a.weight"] == sizes["b.weight"] < 16 if build is Tied else sizes["first.weight"] == 16
+
+
 # -- modes --------------------------------------------------------------------------------------------
 
 

@@ -26,9 +26,9 @@ from structprune.frontends.torch.record.symbols import ALL_PLAIN
 from structprune.frontends.torch.record.training import (
     EVAL_MODE,
     difference_in_training,
-    further_heads,
     record_like,
     touched,
+    unites,
 )
 from structprune.frontends.torch.record.tree import stored
 from structprune.frontends.torch.write.adapt import Adapter, Misfit
@@ -66,7 +66,9 @@ class TorchFrontend:
         self.origin = origin
         self.arguments = arguments
         self.capture = capture
-        self.captures = [capture, *further_heads(model, arguments, capture)]
+        self.captures = [capture]
+        if self.more_in_training is not None and unites(capture, self.more_in_training):
+            self.captures.append(self.more_in_training)
         settle(self.captures, partial(other_runs, model, arguments))
         self.graph: Graph = lower(capture)
         for other in self.captures[1:]:
@@ -115,7 +117,7 @@ class TorchFrontend:
         if output == "graph":
             self.refuse_data()
             return self.for_graph(solution, output)
-        adapter = Adapter(self.model, self.arguments, self.captures, solution, self.training)
+        adapter = Adapter(self.model, self.arguments, self.captures, solution, self.training_beside)
         ties, frozen = adapter.code.asked()
         return Constraints("module", output, ties, frozen, source=adapter)
 
@@ -217,19 +219,26 @@ class TorchFrontend:
                 "output='module' or 'auto' keeps the class."
             )
 
-    def training(self) -> Capture | None:
-        """The model in training, where other sizes could meet than in eval mode."""
-        if not can_ask(self.model):
-            return None
-        training = self.difference_in_training[0]
+    @cached_property
+    def recorded_in_training(self) -> tuple[Capture | None, str]:
+        return difference_in_training(self.model, self.arguments, self.capture)
+
+    @cached_property
+    def more_in_training(self) -> Capture | None:
+        """The model in training, where it does more there than to add noise."""
+        training = self.recorded_in_training[0] if can_ask(self.model) else None
         return None if training is None or adds_noise_alone(self.capture, training) else training
+
+    def training_beside(self) -> Capture | None:
+        """The same, where it is not looked at with eval mode from the start."""
+        return None if len(self.captures) > 1 else self.more_in_training
 
     @cached_property
     def difference_in_training(self) -> tuple[Capture | None, str]:
         """The model in training, where that is another computation; or why nobody can say."""
         if len(self.captures) > 1:
             return None, ""
-        training, note = difference_in_training(self.model, self.arguments, self.capture)
+        training, note = self.recorded_in_training
         other_sizes = partial(other_runs, self.model, self.arguments)
         if training is not None and not settles_with(self.captures, training, other_sizes):
             return None, f"{EVAL_MODE}: there it does more with an index than to read by it"

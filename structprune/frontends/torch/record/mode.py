@@ -106,6 +106,8 @@ class Signatures:
         self.capture = capture
         self.known = known
         self.numbers: dict[Value, int] = {}
+        # What noise was added to, or scaled by.
+        self.noisy: set[Value] = set()
         for place, value in enumerate(capture.inputs):
             self.numbers[value] = self.number(("input", place))
 
@@ -130,7 +132,6 @@ class Signatures:
             self.call(call)
 
     def call(self, call: Call) -> None:
-        given = bind(call.target, call.args, call.kwargs) if hasattr(call.target, "_schema") else dict(call.kwargs)
         operands = [(value, self.of(value)) for value in call.tensors()]
         output = call.outputs[0] if len(call.outputs) == 1 else None
         through = [(value, number) for value, number in operands if number != NOISE]
@@ -139,14 +140,24 @@ class Signatures:
             self.numbers[output] = operands[0][1]
         elif output is not None and (is_new_noise(call, name) or (operands and not through)):
             self.numbers[output] = NOISE
-        elif output is not None and len(operands) > len(through) == 1 and is_noisy(call, through[0][0], output):
+        elif output is not None and len(operands) > len(through) == 1 and is_each_for_itself(call, through[0][0]):
             self.numbers[output] = through[0][1]
+            self.noisy.add(output)
         else:
-            where_from = {name: self.mapped(each) for name, each in call.expressions.items()}
-            arguments = tuple((name, self.plain(each)) for name, each in given.items() if name not in CHANCES)
-            key = str(call.target), arguments, tuple(where_from.items())
+            key = self.key(call)
+            if output is not None and len(operands) == 1 and (key, 0, output.shape) not in self.known:
+                value, number = operands[0]
+                if value in self.noisy and is_each_for_itself(call, value):  # noise is scaled
+                    self.numbers[output] = number
+                    return
             for place, value in enumerate(call.outputs):
-                self.numbers[value] = self.number((*key, place, value.shape))
+                self.numbers[value] = self.number((key, place, value.shape))
+
+    def key(self, call: Call) -> Any:
+        given = bind(call.target, call.args, call.kwargs) if hasattr(call.target, "_schema") else call.kwargs
+        expressions = tuple((name, self.mapped(each)) for name, each in call.expressions.items())
+        arguments = tuple((name, self.plain(each)) for name, each in given.items() if name not in CHANCES)
+        return str(call.target), arguments, expressions
 
     def plain(self, argument: Any) -> Any:
         if isinstance(argument, Value):
@@ -171,23 +182,24 @@ class Signatures:
         # Torch's own functions check sizes, in training others than in eval mode.
         by_code = (each for each in capture.compared.values() if not each.file.startswith(NOT_THE_USERS))
         compared = {(self.mapped(each.left), each.sign, self.mapped(each.right)) for each in by_code}
-        converted = {self.mapped(each) for each, _ in (*capture.integers, *capture.floats)}
-        return compared | converted
+        # Sizes of tensors are true whatever becomes of them.
+        converted = (each for each, _ in (*capture.integers, *capture.floats) if holds_attribute(each))
+        return compared | set(map(self.mapped, converted))
 
 
 def is_new_noise(call: Call, name: str) -> bool:
     """What chance makes, and memory for it, of sizes that follow from tensors."""
     is_random = torch.Tag.nondeterministic_seeded in getattr(call.target, "tags", ())
     is_all_random = is_random and (not list(call.tensors()) or name.endswith(("_like", "_")))
-    is_sized = not any(isinstance(leaf, Attribute) for each in call.expressions.values() for leaf in leaves_in(each))
-    return is_sized and (is_all_random or name in EMPTY)
+    return (is_all_random or name in EMPTY) and not any(map(holds_attribute, call.expressions.values()))
 
 
-def leaves_in(expression: Any) -> Iterator[Any]:
-    for each in expression if isinstance(expression, tuple) else (expression,):
-        yield from leaves_in(each) if isinstance(each, tuple) else leaves(each)
+def holds_attribute(expression: Any) -> bool:
+    if isinstance(expression, tuple):
+        return any(map(holds_attribute, expression))
+    return any(isinstance(leaf, Attribute) for leaf in leaves(expression))
 
 
-def is_noisy(call: Call, value: Value, output: Value) -> bool:
-    """An operator that changes each number by itself, and has the sizes of what it changes."""
-    return is_pointwise(call.target) and value.shape == output.shape
+def is_each_for_itself(call: Call, value: Value) -> bool:
+    """An operator that changes each number by itself, and gives as many."""
+    return is_pointwise(call.target) and value.shape == call.outputs[0].shape

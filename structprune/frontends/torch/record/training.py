@@ -11,14 +11,14 @@ from torch import nn
 
 from structprune.algebra.axis import Dim
 from structprune.errors import CaptureError
-from structprune.frontends.torch.read.lower import bind
+from structprune.frontends.torch.read.lower import bind, lower
 from structprune.frontends.torch.record import private
 from structprune.frontends.torch.record.capture import record
 from structprune.frontends.torch.record.mode import FLAGS
 from structprune.frontends.torch.record.record import Arguments, Call, Capture, Run, Stopped, depends_on_data
 from structprune.frontends.torch.record.symbols import NONE_PLAIN, Plain
 from structprune.graph.graph import Value, Where
-from structprune.passes.propagate import Solution, variables_of
+from structprune.passes.propagate import Solution, extended, propagate, variables_of
 
 EVAL_MODE = "In training it computes what it does in eval mode"
 
@@ -53,16 +53,13 @@ def flagged(capture: Capture, flag: bool) -> Iterator[tuple[Where, Any]]:
             yield call.where, call.target
 
 
-def further_heads(model: nn.Module, inputs: Arguments, capture: Capture) -> list[Capture]:
-    """The model in training, where that reads trained parameters which nothing reads in eval mode."""
-    unread = {name for name, _ in model.named_parameters()} - set(capture.parameters)
-    if capture.is_real or not unread:
-        return []
-    try:
-        training = record_in_training(model, inputs, capture)
-    except (Stopped, CaptureError):
-        return []
-    return [training] if unread & set(training.parameters) else []
+def unites(capture: Capture, training: Capture) -> bool:
+    """Whether training reads parameters that nothing reads in eval mode, or sizes meet there that do not elsewhere."""
+    if any(value.is_trained for name, value in training.parameters.items() if name not in capture.parameters):
+        return True
+    solution = propagate(lower(capture))
+    wider = extended(solution, lower(training)).system
+    return any(wider.resolve(leaf) is not leaf for leaf in variables_of(solution))
 
 
 def difference_in_training(model: nn.Module, inputs: Arguments, capture: Capture) -> tuple[Capture | None, str]:

@@ -15,6 +15,7 @@ from itertools import chain
 from torch import nn
 
 from structprune.algebra.axis import Dim
+from structprune.errors import CaptureError
 from structprune.frontends.torch.read.lower import lower
 from structprune.frontends.torch.record.expression import Attribute
 from structprune.frontends.torch.record.record import Arguments, Capture, Stopped
@@ -73,7 +74,7 @@ class Adapter:
         if difference is not None:
             op = self.ops[min(difference.index, len(self.ops) - 1)]
             return Misfit(f"{op}: {cause or difference.problem}", self.blamed(op, difference, rewrite))
-        wrong = self.wrong_in_training(trial, rewrite) if numbers else {}
+        wrong = self.wrong_in_training(trial, rewrite)
         return Misfit(next(iter(wrong.values())), wrong) if wrong else numbers
 
     def mended(self, rewrite: Rewrite, edits: Edits, numbers: Numbers, is_filled: bool = True) -> nn.Module:
@@ -129,13 +130,14 @@ class Adapter:
         return found, ""
 
     def wrong_in_training(self, small: nn.Module, rewrite: Rewrite) -> dict[Dim, str]:
-        """Numbers that were changed may mean something else in training: the widths for which they were."""
+        """What is cut may mean something else in training: the widths at fault."""
         training = self.training()
         if training is None:
             return {}
         wider = extended(self.solution, lower(training))
-        if any(dim in rewrite.kept for dim in touched(self.solution, wider)):
-            return {}  # what is cut is divided further there: the two cannot be compared
+        cut = {dim: f"in training, {why}" for dim, why in touched(self.solution, wider).items() if dim in rewrite.kept}
+        if cut:  # it is held or divided further there: the two cannot be compared
+            return {} if self.runs_in_training(small, training) else cut
         ops = wider.graph.ops[-len(training.calls) :]
         comparison = Comparison(Rewrite(wider, rewrite.kept), ops, training)
         difference, cause = self.check_mode(small, comparison)
@@ -145,6 +147,13 @@ class Adapter:
         axes = (axis for value in values_of(op) for axis in wider.expanded(value))
         dims = [leaf for axis in axes for leaf in wider.system.leaves(axis) if leaf in rewrite.kept]
         return dict.fromkeys(dims or rewrite.kept, f"in training, {held_at(op, cause or difference.problem)}")
+
+    def runs_in_training(self, small: nn.Module, training: Capture) -> bool:
+        try:
+            after = record_like(training, small, self.inputs, ALL_PLAIN)
+        except (Stopped, CaptureError):
+            return False
+        return [value.shape for value in after.outputs] == [value.shape for value in training.outputs]
 
     # -- what stays whole ----------------------------------------------------------------------
 
