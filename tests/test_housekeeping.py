@@ -120,6 +120,19 @@ def test_passes_reach_no_framework(module):
     assert not found
 
 
+def test_a_front_end_never_chooses_and_a_pass_never_calls_a_front_end():
+    """Data flows one way: the pipeline selects; a front end is told the choice and answers with data."""
+    choosing = {f"structprune.passes.{name}" for name in ("select", "rank", "align", "score")}
+    found = [
+        f"{module} imports {name}"
+        for module in SOURCES
+        for name in imports(module)
+        if (module.startswith("structprune.frontends") and name in choosing)
+        or (module.startswith("structprune.passes") and name.startswith("structprune.frontends"))
+    ]
+    assert not found
+
+
 def run(code: str, *options: str, cwd: Path = ROOT) -> str:
     done = subprocess.run([sys.executable, *options, "-c", code], cwd=cwd, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
