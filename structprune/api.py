@@ -139,7 +139,7 @@ def aim(analysis: Analysis, options: Options) -> Target:
     names = {member.parameter for group in groups for member in group.members if member.is_trained}
     criterion = random_scores(options.seed) if options.score == "random" else options.score
     scores = score_by(groups, frontend.arrays(names), criterion)
-    for dim, is_free in frontend.free(solution).items():
+    for dim, is_free in analysis.folding(solution).free.items():
         if dim in scores:
             scores[dim] = np.where(is_free, 0.0, scores[dim])
     is_by_channels = options.of == "channels"

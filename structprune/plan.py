@@ -9,8 +9,8 @@ from typing import Any
 from structprune.algebra.axis import Dim, Kept
 from structprune.algebra.order import Indices
 from structprune.errors import PlanMismatch, printed
-from structprune.frontends import check_output, neutral, plain, read, stored_shapes
-from structprune.frontends.names import called, stored_numbers
+from structprune.frontends import check_output, neutral, plain, read, stored_numbers, stored_shapes
+from structprune.frontends.names import called
 from structprune.frontends.protocol import Constraints, Described, Realized
 from structprune.graph.edit import by_name
 from structprune.graph.plan_file import (
@@ -207,13 +207,15 @@ def realize(analysis: Analysis, kept: Kept, asked: Constraints) -> Realized:
 def make(analysis: Analysis, realized: Realized) -> Any:
     """All that is to be done to what the model stores, and then the small model."""
     rewrite = realized.rewrite
-    return analysis.frontend.make(realized, by_name([*rewrite.edits(), *analysis.frontend.folded(rewrite)]))
+    additions = analysis.folding(rewrite.solution).additions(rewrite, analysis.frontend.arrays)
+    return analysis.frontend.make(realized, by_name([*rewrite.edits(), *additions]))
 
 
 def prove(analysis: Analysis, realized: Realized, small: Any, tolerance: float | None = None) -> Verification:
     """Compare a small model with the original whose removed slices are zeroed."""
     frontend, rewrite = analysis.frontend, realized.rewrite
-    zeros = by_name(Rewrite(rewrite.solution, frontend.alive(rewrite)).zeroing())
+    alive = analysis.folding(rewrite.solution).alive(rewrite.kept)
+    zeros = by_name(Rewrite(rewrite.solution, alive).zeroing())
     trials = frontend.trials(realized, small, zeros)
     given = trials if tolerance is None else (replace(trial, tolerance=tolerance) for trial in trials)
     return verify(given, frontend.model_name)

@@ -252,10 +252,12 @@ def test_a_second_rule_for_a_kind_is_refused():
     assert RULES[kind] is first
 
 
-def test_a_rule_file_loaded_under_a_second_name_is_refused():
+def test_a_rule_file_loaded_under_a_second_name_is_refused(monkeypatch):
     import structprune.operators.linear as linear
 
     spec = importlib.util.spec_from_file_location("second_name", linear.__file__)
     assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "second_name", module)
     with pytest.raises(DuplicateRule):
-        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+        spec.loader.exec_module(module)

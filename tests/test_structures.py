@@ -99,7 +99,7 @@ def compare_with_zeroed(model: nn.Module, plan: structprune.Plan, inputs: object
     """The model's own code on zeroed parameters: neither the recorded graph nor the rewritten one has a part in it."""
     analysis = structprune.analyze(model, inputs)
     # A constant that was removed must show all the same: it lives on in a bias.
-    free = analysis.frontend.free(analysis.solution)
+    free = analysis.folding(analysis.solution).free
     left = {dim: np.union1d(kept, np.flatnonzero(free.get(dim, []))) for dim, kept in plan.kept(analysis).items()}
     rewrite = Rewrite(analysis.solution, left)
     if analysis.solution.singular:

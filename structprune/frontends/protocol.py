@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from structprune.algebra.axis import Dim, Kept, Mask
+from structprune.algebra.axis import Dim
 from structprune.errors import UnsupportedRatio
-from structprune.graph.edit import Edit, Edits, Weights
+from structprune.graph.edit import Edits, Weights
 from structprune.graph.graph import Graph, Shape
 from structprune.passes.bundle import Tie
+from structprune.passes.fold import Source
 from structprune.passes.propagate import Solution
 from structprune.passes.rewrite import Rewrite
 from structprune.passes.verify import Trial
@@ -88,8 +89,9 @@ class Frontend(Protocol):
     def trained(self) -> Iterable[str]:
         """The names of what is trained, shared ones once."""
 
-    def free(self, solution: Solution) -> Mapping[Dim, Mask]:
-        """Which indices can be removed without any change: constants that a bias behind them takes over."""
+    @property
+    def constants(self) -> Source | None:
+        """The numbers by which constants are followed; None where the model does what is not followed."""
 
     def inputs(self) -> Any:
         """The example inputs as data."""
@@ -105,12 +107,6 @@ class Frontend(Protocol):
 
     def instead(self, asked: Constraints, missed: UnsupportedRatio) -> Constraints:
         """What is asked where no choice meets the constraints; the error again where none of them can be given up."""
-
-    def folded(self, rewrite: Rewrite) -> Iterable[Edit]:
-        """What removed constants contributed, added to the biases behind them."""
-
-    def alive(self, rewrite: Rewrite) -> Kept:
-        """What stays, or lives on in a bias: zeroing the rest of the original gives the small model."""
 
     def make(self, realized: Realized, edits: Edits) -> Any:
         """The small model, with these edits to what the model stores."""

@@ -14,6 +14,7 @@ from structprune.algebra.axis import ONE, Axes, Axis, Dim, Product, Sum, fresh
 from structprune.algebra.notation import Group, Name, Notation, Rest, Term, Terms, Unit, Whole, parse
 from structprune.algebra.order import Indices
 from structprune.errors import DuplicateRule
+from structprune.graph.constant import Known, Numbers, Summed
 from structprune.graph.graph import Op, Shape, Value
 
 Zeros = tuple[bool, ...]
@@ -93,6 +94,8 @@ class Operator:
 
     __slots__ = ()
     kinds: ClassVar[tuple[str, ...]] = ()
+    # Its results hold entries of its first operand, and nothing of those that they leave out.
+    takes_parts: ClassVar[bool] = False
 
     @property
     def kind(self) -> str:
@@ -114,6 +117,14 @@ class Operator:
     def resized(self, op: Op, new: Resized) -> Operator:
         """The same operator in the smaller model."""
         return self
+
+    def constants(self, op: Op, given: Sequence[Known | None], numbers: Numbers) -> Sequence[Known | None]:
+        """What is known of each result where constants come in; by default nothing."""
+        return ()
+
+    def summed(self, op: Op) -> Summed | None:
+        """The axis of its first operand over which it sums: a constant may move into the bias behind."""
+        return None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

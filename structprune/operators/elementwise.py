@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
 
 from structprune.algebra.axis import ONE, Axis
+from structprune.graph.constant import UNKNOWN, Known, Numbers, known
 from structprune.graph.graph import Op
 from structprune.graph.operator import Meeting, Operand, Operator, operator
 from structprune.operators.zero import NEVER, Zero
@@ -15,11 +20,14 @@ from structprune.operators.zero import NEVER, Zero
 class Pointwise(Operator):
     """y[...] = f(a[...], b[...], ...)
 
-    `zero` tells which zeros among the operands make f zero.
+    `zero` tells which zeros among the operands make f zero; draws: f gives other numbers each time;
+    adds: f is the sum of its operands.
     """
 
     kinds = ("pointwise",)
     zero: Zero = NEVER
+    draws: bool = False
+    adds: bool = False
 
     def meet(self, op: Op, *operands: Operand) -> Meeting:
         rank = len(op.outputs[0].shape)
@@ -52,6 +60,19 @@ class Pointwise(Operator):
         meeting.poles = [tuple(poles) for _ in op.outputs] if any(poles) else []
         return meeting
 
+    def constants(self, op: Op, given: Sequence[Known | None], numbers: Numbers) -> Sequence[Known | None]:
+        """Where all operands are known, f of them; zero where algebra says so of those that are."""
+        present = [each or UNKNOWN for each in given]
+        is_told = reduce(np.logical_and, (each.mask for each in present), np.asarray(True))
+        found = numbers.run(op, [each.values for each in present]) if is_told.any() and not self.draws else None
+        result = UNKNOWN if found is None or len(op.outputs) > 1 else known(found, is_told)
+        is_zero = np.asarray(False)
+        for places in self.zero.where if not self.zero.unless else ():
+            is_zero = is_zero | reduce(np.logical_and, (present[place].is_zero for place in places))
+        rank = len(op.outputs[0].shape)
+        whole = known(result.values, result.mask | is_zero)
+        return [whole.reshaped((1,) * (rank - whole.mask.ndim) + whole.mask.shape) for _ in op.outputs]
+
 
 @operator
 @dataclass(frozen=True, slots=True)
@@ -60,11 +81,15 @@ class Write(Operator):
 
     kinds = ("write",)
     zero: Zero = NEVER
+    draws: bool = False
 
     def meet(self, op: Op, target: Operand, *sources: Operand) -> Meeting:
         meeting = Pointwise(self.zero).meet(op, target, *sources)
         meeting.outputs = [target.axes]
         return meeting
+
+    def constants(self, op: Op, given: Sequence[Known | None], numbers: Numbers) -> Sequence[Known | None]:
+        return Pointwise(self.zero, self.draws).constants(op, given, numbers)
 
 
 @operator
@@ -79,6 +104,14 @@ class Prelu(Operator):
         if weight.axes and weight.axes[0].size != 1:
             meeting.equal.append((x.axes[1], weight.axes[0]))
         return meeting
+
+    def constants(self, op: Op, given: Sequence[Known | None], numbers: Numbers) -> Sequence[Known | None]:
+        x, weight = given
+        if x is None or weight is None:
+            return ()
+        slope = weight.reshaped([-1 if k == min(1, x.mask.ndim - 1) else 1 for k in range(x.mask.ndim)])
+        values = np.maximum(x.values, 0) + slope.values * np.minimum(x.values, 0)
+        return (known(values, x.mask & (slope.mask | (x.values >= 0))),)
 
 
 @operator

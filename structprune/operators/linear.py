@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from structprune.algebra.notation import Name, names, parse
+from structprune.graph.constant import Known, Numbers, Summed, along, either, known
 from structprune.graph.graph import Op
 from structprune.graph.operator import Contraction, Meeting, Operand, Operator, Resized, contract, operator
 
@@ -17,34 +21,56 @@ BY_POSITION = "(g i) ..., (g o) i [kh kw], (g o) -> (g o) ..."
 BATCHED = {text: parse(f"b {text}".replace("-> ", "-> b ")) for text in (CONVOLUTION, TRANSPOSED, BY_POSITION)}
 
 
+def shifted(op: Op, given: Sequence[Known | None], axis: int, result: Known) -> Known | None:
+    """A result and the bias along that axis."""
+    bias = (*op.inputs, None)[2]
+    if bias is None:
+        return result
+    added, rank = given[2], len(op.outputs[0].shape)
+    if added is None or len(bias.shape) != 1:
+        return None
+    own = along(axis, rank, added.values, added.mask)
+    return known(result.values + own.values, result.mask & own.mask)
+
+
+def of_zero_filters(
+    op: Op, given: Sequence[Known | None], numbers: Numbers, axis: int, weight_axis: int
+) -> Known | None:
+    """Filters of zeros give their bias. The results lie along `axis`, the filters along that axis of the weight."""
+    is_zero = numbers.zero_slices(op.inputs[1], weight_axis)
+    if is_zero is None or not is_zero.any():
+        return None
+    return shifted(op, given, axis, along(axis, len(op.outputs[0].shape), np.zeros(len(is_zero)), is_zero))
+
+
 @operator
 @dataclass(frozen=True, slots=True)
 class Linear(Operator):
-    """y[..., o] = sum over i of x[..., i] w[o, i] + b[o]"""
+    """y[..., o] = sum over i of x[..., i] w[o, i] + b[o]; transposed, of x[..., i] w[i, o]
 
-    kinds = ("linear",)
+    Not `is_plain`: sum and bias are each scaled by a number.
+    """
+
+    kinds = ("linear", "linear_transposed")
+    is_transposed: bool = False
+    is_plain: bool = True
+
+    @property
+    def kind(self) -> str:
+        return self.kinds[self.is_transposed]
 
     @property
     def contracted(self) -> tuple[Contraction, ...]:
-        return (Contraction(-1, 1, 1),)
+        return (Contraction(-1, 1, 0 if self.is_transposed else 1),)
 
     def meet(self, op: Op, *operands: Operand | None) -> Meeting:
-        return contract(LINEAR, 2, op, operands)
+        return contract(TRANSPOSED_LINEAR if self.is_transposed else LINEAR, 2, op, operands)
 
+    def constants(self, op: Op, given: Sequence[Known | None], numbers: Numbers) -> Sequence[Known | None]:
+        return (of_zero_filters(op, given, numbers, -1, int(self.is_transposed)),) if self.is_plain else ()
 
-@operator
-@dataclass(frozen=True, slots=True)
-class LinearTransposed(Operator):
-    """y[..., o] = sum over i of x[..., i] w[i, o] + b[o]"""
-
-    kinds = ("linear_transposed",)
-
-    @property
-    def contracted(self) -> tuple[Contraction, ...]:
-        return (Contraction(-1, 1, 0),)
-
-    def meet(self, op: Op, *operands: Operand | None) -> Meeting:
-        return contract(TRANSPOSED_LINEAR, 2, op, operands)
+    def summed(self, op: Op) -> Summed | None:
+        return Summed(-1, 0 if self.is_transposed else 1) if self.is_plain else None
 
 
 @operator
@@ -68,12 +94,14 @@ class Convolution(Operator):
     """y[g o] = sum over i and the window of x[g i] w[g o, i], grouped and depthwise included
 
     Transposed, y[g o] = sum over i and the window of x[g i] w[g i, o]. `is_by_position`: a window of one place.
+    `has_borders`: zeros stand around x.
     """
 
     kinds = ("conv", "conv_transposed")
     groups: int = 1
     is_transposed: bool = False
     is_by_position: bool = False
+    has_borders: bool = False
 
     @property
     def kind(self) -> str:
@@ -98,8 +126,36 @@ class Convolution(Operator):
     def resized(self, op: Op, new: Resized) -> Convolution:
         wide, weight = op.outputs[0] if self.is_transposed else op.inputs[0], op.inputs[1]
         assert wide is not None and weight is not None
-        channels = len(wide.shape) - len(weight.shape) + 1
-        return replace(self, groups=new.shape(wide)[channels] // new.shape(weight)[1])
+        return replace(self, groups=new.shape(wide)[self.channels(op)] // new.shape(weight)[1])
+
+    def constants(self, op: Op, given: Sequence[Known | None], numbers: Numbers) -> Sequence[Known | None]:
+        if self.is_transposed:
+            return ()
+        (x, weight), axis = op.inputs[:2], self.channels(op)
+        assert x is not None and weight is not None
+        zeros = of_zero_filters(op, given, numbers, axis, 0)
+        constant = given[0]
+        is_depthwise = self.groups == x.shape[axis] == weight.shape[0]
+        if not is_depthwise or constant is None or constant.mask.size != constant.mask.shape[axis]:
+            return (zeros,)
+        # Each filter meets one constant.
+        sums = numbers.filter_sums(weight)
+        if sums is None:
+            return (zeros,)
+        values, mask = constant.values.reshape(-1), constant.mask.reshape(-1)
+        mask = mask & ((values == 0) | (not self.has_borders))
+        found = shifted(op, given, axis, along(axis, len(x.shape), values * sums, mask))
+        return (found if zeros is None or found is None else either(found, zeros),)
+
+    def summed(self, op: Op) -> Summed | None:
+        is_even = not self.has_borders and not self.is_transposed
+        return Summed(self.channels(op), 0 if self.is_transposed else 1, self.groups, is_even)
+
+    def channels(self, op: Op) -> int:
+        """The axis of the channels: there may be no batch before it."""
+        x, weight = op.inputs[:2]
+        assert x is not None and weight is not None
+        return len(x.shape) - len(weight.shape) + 1
 
 
 @operator

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from structprune.algebra.axis import Product, fresh
+from structprune.graph.constant import UNKNOWN, Known, Numbers, along, known
 from structprune.graph.graph import Op
 from structprune.graph.operator import Meeting, Operand, Operator, Resized, operator
 
@@ -25,6 +29,7 @@ class BatchNorm(Operator):
     kinds = ("batch_norm", "instance_norm")
     by_batch: bool = False
     by_sample: bool = False
+    eps: float = 1e-5
 
     @property
     def kind(self) -> str:
@@ -42,6 +47,22 @@ class BatchNorm(Operator):
         is_zero = weight is not None and are_zero(weight, bias)
         meeting.zero = [tuple(axis == 1 and is_zero for axis in range(len(x.axes)))]
         return meeting
+
+    def constants(self, op: Op, given: Sequence[Known | None], numbers: Numbers) -> Sequence[Known | None]:
+        """A scale of zero gives the shift, whatever x is."""
+        values, told = (*op.inputs, *[None] * 4)[:5], (*given, *[None] * 4)[:5]
+        pairs = zip(values[1:], told[1:], (known(1), known(0), None, None), strict=True)
+        chosen = [default if value is None else each for value, each, default in pairs]
+        rank = len(op.outputs[0].shape)
+        own = [along(1, rank, each.values, each.mask) for each in chosen if each is not None]
+        if self.by_batch or self.by_sample or len(own) < 4:
+            return ()
+        scale, shift, mean, variance = own
+        slope = known(scale.values / np.sqrt(variance.values + self.eps), scale.mask & variance.mask)
+        x = told[0] or UNKNOWN.reshaped((1,) * rank)
+        centred = np.where(slope.is_zero, 0.0, x.values - mean.values)
+        is_told = (x.mask & mean.mask | slope.is_zero) & slope.mask & shift.mask
+        return (known(centred * slope.values + shift.values, is_told),)
 
 
 @operator

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from structprune.algebra.axis import ONE
+from structprune.graph.constant import Known, Numbers
 from structprune.graph.graph import Op
 from structprune.graph.operator import Meeting, Operand, Operator, operator
 
@@ -18,7 +20,8 @@ class Reduce(Operator):
     """y[...] = f over the reduced axes of x[...]
 
     how: "sum" adds nothing for a zero, "mean" divides by the count, "extreme" may choose anything;
-    keeps_zero: f(0, 0, ...) = 0; positions: the outputs that say where something was found.
+    keeps_zero: f(0, 0, ...) = 0; keeps_constant: f(c, c, ...) = c; positions: the outputs that say where something was
+    found.
     """
 
     kinds = ("reduce",)
@@ -27,6 +30,7 @@ class Reduce(Operator):
     how: How
     keeps_zero: bool = True
     positions: tuple[int, ...] = ()
+    keeps_constant: bool = False
 
     def meet(self, op: Op, x: Operand, *rest: Operand) -> Meeting:
         meeting = Meeting([], [])
@@ -42,3 +46,11 @@ class Reduce(Operator):
         meeting.outputs = [axes for _ in op.outputs]
         meeting.zero = [tuple(each and k not in self.positions for each in zero) for k in range(len(op.outputs))]
         return meeting
+
+    def constants(self, op: Op, given: Sequence[Known | None], numbers: Numbers) -> Sequence[Known | None]:
+        x = given[0]
+        if x is None or any(x.mask.shape[k] != 1 for k in self.axes):
+            return ()
+        told = x if self.keeps_constant else x.where((x.values == 0) & self.keeps_zero)
+        left = [size for k, size in enumerate(x.mask.shape) if self.keeps_axes or k not in self.axes]
+        return [None if k in self.positions else told.reshaped(left) for k in range(len(op.outputs))]

@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
+from math import prod
 from operator import mul
 
 import numpy as np
 
 from structprune.algebra.axis import ONE, Axis, Product, Sum, fresh, total
 from structprune.algebra.notation import parse
+from structprune.graph.constant import UNKNOWN, Known, Numbers
 from structprune.graph.graph import Op, Shape
 from structprune.graph.operator import Meeting, Operand, Operator, Resized, contract, operator
+
+# Constants that are spread over a tensor, at most.
+MOST_CONSTANTS = 1 << 24
 
 
 @operator
@@ -63,6 +68,21 @@ class Reshape(Operator):
             return old if old == -1 or is_copied else after[place]
 
         return replace(self, sizes=tuple(size(place, old) for place, old in enumerate(self.sizes)))
+
+    def constants(self, op: Op, given: Sequence[Known | None], numbers: Numbers) -> Sequence[Known | None]:
+        """An axis along which nothing changes is spread out only where it is merged with one along which much does."""
+        x, told = op.inputs[0], given[0]
+        if x is None or told is None:
+            return ()
+        after = op.outputs[0].shape
+        before, sizes = list(told.mask.shape), [1] * len(after)
+        for old, new in blocks(x.shape, after):
+            if any(before[k] > 1 for k in old):
+                for k in old:
+                    before[k] = x.shape[k]
+                for k in new:
+                    sizes[k] = after[k]
+        return (told.spread(before).reshaped(sizes).compact(),) if prod(before) <= MOST_CONSTANTS else ()
 
 
 def spans(sizes: Sequence[int]) -> list[range]:
@@ -126,6 +146,16 @@ class Concat(Operator):
         meeting.zero = [tuple(all(operand.zero[k] for operand in operands) for k in range(len(axes)))]
         return meeting
 
+    def constants(self, op: Op, given: Sequence[Known | None], numbers: Numbers) -> Sequence[Known | None]:
+        if not any(given):
+            return ()
+        parts = [each or UNKNOWN.reshaped((1,) * len(op.outputs[0].shape)) for each in given]
+        across = np.broadcast_shapes(*(each.taken(self.dim, [0]).mask.shape for each in parts))
+        shapes = [(*across[: self.dim], value.shape[self.dim], *across[self.dim + 1 :]) for value in op.inputs if value]
+        wide = [part.spread(shape) for part, shape in zip(parts, shapes, strict=True)]
+        values, mask = ([each.values for each in wide], [each.mask for each in wide])
+        return (Known(np.concatenate(values, self.dim), np.concatenate(mask, self.dim)),)
+
 
 @operator
 @dataclass(frozen=True, slots=True)
@@ -133,6 +163,7 @@ class Split(Operator):
     """The parts of one axis, each a tensor of its own."""
 
     kinds = ("split",)
+    takes_parts = True
     dim: int
     sizes: tuple[int, ...]
 
@@ -145,6 +176,11 @@ class Split(Operator):
 
     def resized(self, op: Op, new: Resized) -> Split:
         return replace(self, sizes=tuple(new.shape(value)[self.dim] for value in op.outputs))
+
+    def constants(self, op: Op, given: Sequence[Known | None], numbers: Numbers) -> Sequence[Known | None]:
+        ends = np.cumsum(self.sizes)
+        parts = zip(self.sizes, ends, strict=True)
+        return [given[0] and given[0].taken(self.dim, np.arange(end - size, end)) for size, end in parts]
 
 
 def even_parts(size: int, count: int) -> list[int]:
@@ -163,6 +199,7 @@ class Slice(Operator):
     """
 
     kinds = ("slice",)
+    takes_parts = True
     dims: tuple[int, ...]
     starts: tuple[int | None, ...]
     ends: tuple[int | None, ...]
@@ -220,6 +257,14 @@ class Slice(Operator):
             if last is not None and (self.is_exact or -size <= last < size):
                 ends[k] = new.before(x, dim, end) - (after if last < 0 else 0)
         return replace(self, starts=tuple(starts), ends=tuple(ends))
+
+    def constants(self, op: Op, given: Sequence[Known | None], numbers: Numbers) -> Sequence[Known | None]:
+        x, told = op.inputs[0], given[0]
+        if x is None or told is None:
+            return ()
+        for dim, start, end, step in zip(self.dims, self.starts, self.ends, self.steps, strict=True):
+            told = told.taken(dim, np.arange(x.shape[dim])[start:end:step])
+        return (told,)
 
 
 @operator

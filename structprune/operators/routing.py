@@ -9,6 +9,7 @@ import numpy as np
 
 from structprune.algebra.axis import ONE, Axes, Axis, fresh, product
 from structprune.algebra.order import Indices
+from structprune.graph.constant import Known, Numbers
 from structprune.graph.graph import Op, Value
 from structprune.graph.operator import Meeting, Operand, Operator, Resized, operator
 
@@ -27,6 +28,7 @@ class Route(Operator):
     """Each output axis is an axis of some operand, or a new one.
 
     path: that of every output; whole: (operand, axis) -> why it must stay whole; keeps_zero: f(0) = 0;
+    keeps_constant: of an operand that is one number all over, the result is that number;
     copies: the output axes along which all entries are the same; nonzero: those that are never zero;
     positions: the outputs that hold positions or choices, of which none is zero for being made of zeros;
     singular: the axes of the first operand where zeroing gives 0 / 0.
@@ -40,6 +42,7 @@ class Route(Operator):
     nonzero: Collection[int] = ()
     positions: Collection[int] = ()
     singular: Sequence[int] = ()
+    keeps_constant: bool = False
 
     def meet(self, op: Op, *operands: Operand) -> Meeting:
         meeting = Meeting([], [])
@@ -67,6 +70,24 @@ class Route(Operator):
             meeting.zero.append(tuple(zero))
         return meeting
 
+    def constants(self, op: Op, given: Sequence[Known | None], numbers: Numbers) -> Sequence[Known | None]:
+        """Along axes that pass; a zero stays where nothing else does."""
+        x, first = (given or (None,))[0], (op.inputs or (None,))[0]
+        if x is None or first is None or self.singular or self.nonzero or any(len(each) > 1 for each in self.path):
+            return ()
+        order = [each[0] if each else None for each in self.path]
+        after = op.outputs[0].shape
+        passing = {k for k, size in enumerate(first.shape) for at in (order.count((0, k)),) if at == 1
+                   and (0, k) not in self.whole and after[order.index((0, k))] == size}  # fmt: skip
+        if any(size > 1 and k not in passing for k, size in enumerate(x.mask.shape)):
+            return ()
+        told = x if self.keeps_constant else x.where((x.values == 0) & self.keeps_zero)
+        turned = [each[1] for each in order if each is not None and each[0] == 0 and each[1] in passing]
+        rest = [k for k in range(len(first.shape)) if k not in turned]
+        shape = [x.mask.shape[each[1]] if each is not None and each[0] == 0 else 1 for each in order]
+        found = Known(told.values.transpose(*turned, *rest), told.mask.transpose(*turned, *rest)).reshaped(shape)
+        return [None if k in self.positions else found for k in range(len(op.outputs))]
+
 
 @operator
 @dataclass(frozen=True, slots=True)
@@ -78,11 +99,18 @@ class Resize(Operator):
     sizes: tuple[int, ...] = ()
     along: tuple[int, ...] = ()
     keeps_zero: bool = True
+    keeps_constant: bool = False
 
     def meet(self, op: Op, *operands: Operand) -> Meeting:
-        path = [[] if k in self.axes else [(0, k)] for k in range(len(operands[0].axes))]
+        return self.route(op).meet(op, *operands)
+
+    def route(self, op: Op) -> Route:
+        path: Path = [[] if k in self.axes else [(0, k)] for k in range(len(op.outputs[0].shape))]
         whole = {(0, k): "works on it as a whole" for k in self.axes}
-        return Route(path, whole, self.keeps_zero).meet(op, *operands)
+        return Route(path, whole, self.keeps_zero, keeps_constant=self.keeps_constant)
+
+    def constants(self, op: Op, given: Sequence[Known | None], numbers: Numbers) -> Sequence[Known | None]:
+        return self.route(op).constants(op, given, numbers)
 
     def resized(self, op: Op, new: Resized) -> Resize:
         return replace(self, sizes=tuple(new.shape(op.outputs[0])[k] for k in self.along)) if self.sizes else self
@@ -175,6 +203,11 @@ class Pick(Operator):
             found[dim] = new.places(x, dim)[left]
             shift += index.ndim - 1
         return replace(self, indices=found)
+
+    @property
+    def index(self) -> Indices:
+        """That of the first axis, which is the only one where it is stored or made in forward."""
+        return self.indices[self.dim]
 
 
 @operator

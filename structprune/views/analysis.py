@@ -15,6 +15,7 @@ from structprune.errors import InvalidArgument, OutputError, printable, printed,
 from structprune.frontends.protocol import Frontend
 from structprune.graph.graph import Op, Value
 from structprune.passes import measure
+from structprune.passes.fold import Folding, fold
 from structprune.passes.group import Group, group
 from structprune.passes.measure import Measure
 from structprune.passes.propagate import Solution, propagate
@@ -49,6 +50,14 @@ class Analysis:
             case "channels":
                 return measure.channels(self.groups)
         raise InvalidArgument(f"of={of!r} is unknown; count 'params', 'macs' or 'channels'")
+
+    def folding(self, solution: Solution) -> Folding:
+        """The constants of this solution, or of one that holds in training too."""
+        return self._folding if solution is self.solution else fold(solution, self.frontend.constants)
+
+    @cached_property
+    def _folding(self) -> Folding:
+        return fold(self.solution, self.frontend.constants)
 
     @cached_property
     def frozen(self) -> list[tuple[Freeze, int]]:

@@ -151,11 +151,7 @@ def make_report(analysis: Analysis, rewrite: Rewrite, of: str, asked: float, kin
             if entries / total >= 0.01
         ),
         kind=kind,
-        folded=sum(
-            int(is_free.sum() - is_free[rewrite.kept[dim]].sum())
-            for dim, is_free in analysis.frontend.free(analysis.solution).items()
-            if dim in rewrite.kept
-        ),
+        folded=sum(int(mask.sum()) for mask in analysis.folding(analysis.solution).folded(rewrite.kept).values()),
         note=note,
         inputs=analysis.frontend.recorded_on,
         unread=analysis.unread_names,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -14,7 +14,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
-from structprune.algebra.axis import Dim, Kept, Mask
+from structprune.algebra.axis import Dim
 from structprune.errors import (
     CaptureError,
     InvalidArgument,
@@ -24,19 +24,20 @@ from structprune.errors import (
     printable,
 )
 from structprune.frontends.onnx.read import operators  # noqa: F401  registers the entries
-from structprune.frontends.onnx.read.lower import Lowering, Stored, quantization, weights
+from structprune.frontends.onnx.read.lower import Lowering, Stored, constants_of, quantization, weights
 from structprune.frontends.onnx.record.check import count_of
 from structprune.frontends.onnx.record.external import external_tensors, slots
 from structprune.frontends.onnx.record.file import give_back, innermost, is_same, open_model
 from structprune.frontends.onnx.record.inputs import Examples, data, describe, examples, is_open, restore, traced
-from structprune.frontends.onnx.record.trace import Numbers, Trace, Type, run_order, sizes, trace
+from structprune.frontends.onnx.record.trace import Numbers, Trace, Type, constant, run_order, sizes, trace
+from structprune.frontends.onnx.write.constant import Constants
 from structprune.frontends.onnx.write.file import save
 from structprune.frontends.onnx.write.oracle import Zeroed, run_inside
 from structprune.frontends.onnx.write.small import Conflict, Shrinker
 from structprune.frontends.onnx.write.trial import impossible, trial
 from structprune.frontends.onnx.write.widen import can_be_double
 from structprune.frontends.protocol import Constraints, Described, Realized
-from structprune.graph.edit import Edit, Edits
+from structprune.graph.edit import Edits
 from structprune.graph.graph import Graph, Shape, Value
 from structprune.passes.measure import macs
 from structprune.passes.propagate import Solution
@@ -124,9 +125,9 @@ class OnnxFrontend:
     def shapes(self) -> Mapping[str, Shape]:
         return shapes_of(self.weights)
 
-    def free(self, solution: Solution) -> Mapping[Dim, Mask]:
-        """Exporters fold constants themselves: none are looked for."""
-        return {}
+    @property
+    def constants(self) -> Constants:
+        return Constants(self.lowering, self.arrays, self.fixed)
 
     def trained(self) -> Iterable[str]:
         return [name for name, each in self.weights.items() if each.dtype in COMPUTED and each.size > 1]
@@ -183,12 +184,6 @@ class OnnxFrontend:
         names = list(dict.fromkeys(name for _, name, _ in self.original.functions))
         listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         return f"the file's functions ({listed}) stand written out where they were called: they held sizes"
-
-    def folded(self, rewrite: Rewrite) -> Iterable[Edit]:
-        return ()
-
-    def alive(self, rewrite: Rewrite) -> Kept:
-        return rewrite.kept
 
     def make(self, realized: Realized, edits: Edits) -> ir.Model:
         small: Shrinker = realized.source
@@ -325,6 +320,13 @@ class OnnxFrontend:
 def stored_shapes(model: Any) -> dict[str, Shape]:
     """The shapes of what a model stores, by name."""
     return shapes_of(weights(inlined(open_model(model))))
+
+
+def stored_numbers(model: Any, names: Collection[str]) -> dict[str, list[int]]:
+    """The numbers in the named constants, row by row."""
+    values = constants_of(inlined(open_model(model)))
+    tensors = {str(value.name): constant(value) for value in values if value.name in names}
+    return {name: tensor.numpy().reshape(-1).tolist() for name, tensor in tensors.items() if tensor is not None}
 
 
 def shapes_of(tensors: Mapping[str, ir.TensorProtocol]) -> dict[str, Shape]:

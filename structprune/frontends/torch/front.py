@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
-from structprune.algebra.axis import Dim, Kept, Mask
 from structprune.errors import CaptureError, UnsupportedModel, UnsupportedRatio, VerificationError
 from structprune.frontends.protocol import Constraints, Described, Realized
 from structprune.frontends.torch.read.index import settle, settles_with
@@ -35,16 +34,15 @@ from structprune.frontends.torch.write.adapt import Adapter, Misfit
 from structprune.frontends.torch.write.compare import Comparison
 from structprune.frontends.torch.write.constant import Constants
 from structprune.frontends.torch.write.decided import bound_to, decisions
-from structprune.frontends.torch.write.follow import constants
 from structprune.frontends.torch.write.graph_module import (
     as_graph_module,
     build_graph_module,
     other_runs,
     runs_elsewhere,
 )
-from structprune.frontends.torch.write.module import arrays, sliced
+from structprune.frontends.torch.write.module import arrays
 from structprune.frontends.torch.write.trial import Trials, shown
-from structprune.graph.edit import Add, Edit, Edits
+from structprune.graph.edit import Edits
 from structprune.graph.graph import Graph, Shape
 from structprune.graph.progress import within
 from structprune.passes.measure import macs
@@ -79,7 +77,6 @@ class TorchFrontend:
         computed = {capture.dtypes[value] for call in capture.calls for value in call.outputs if prod(value.shape) > 1}
         types = computed.union(parameter.dtype for parameter in model.parameters())
         self.tolerance = max(TOLERANCES.get(dtype, 0.0) for dtype in types)
-        self._constants: Constants | None = None
         self.itemsizes: Mapping[str, float] = {name: tensor.element_size() for name, tensor in stored(model)}
 
     @classmethod
@@ -244,26 +241,12 @@ class TorchFrontend:
             return None, f"{EVAL_MODE}: there it does more with an index than to read by it"
         return training, note
 
-    def free(self, solution: Solution) -> Mapping[Dim, Mask]:
-        return self.constants(solution).free
-
-    def constants(self, solution: Solution) -> Constants:
+    @property
+    def constants(self) -> Constants | None:
         if len(self.captures) > 1:
             # Further heads in training read them too, and their biases are not followed.
-            return Constants()
-        if self._constants is None:
-            self._constants = constants(self.capture, solution, arrays(self.model, self.capture.parameters))
-        return self._constants
-
-    def folded(self, rewrite: Rewrite) -> Iterator[Edit]:
-        slices = rewrite.slices()
-        constants = self.constants(rewrite.solution)
-        additions = constants.additions(rewrite, arrays(self.model, self.capture.parameters))
-        for name, tensor in additions.items():
-            yield Add(name, sliced(tensor, slices.get(name, {})))
-
-    def alive(self, rewrite: Rewrite) -> Kept:
-        return self.constants(rewrite.solution).kept(rewrite)
+            return None
+        return Constants(self.capture, self.arrays, partial(other_runs, self.model, self.arguments, self.capture))
 
     def check_shapes(self, small: nn.Module, rewrite: Rewrite, before: Capture) -> None:
         """The graph runs, and its outputs have the shapes that the original's have."""

@@ -12,7 +12,7 @@ from structprune.frontends.onnx.read.lower import Call, entry, opaque
 from structprune.frontends.onnx.record.trace import Type, shape_of
 from structprune.graph.graph import Value
 from structprune.operators.attention import MultiheadAttention, Rotary
-from structprune.operators.linear import LinearTransposed
+from structprune.operators.linear import Linear
 from structprune.operators.reshaping import Split
 
 CONTRIB = "com.microsoft"
@@ -113,7 +113,7 @@ def fused_attention(call: Call) -> Lowered | list[Lowered]:
         of_one_count(call), [query, key, value, mask], lambda new: {"num_heads": new.heads, **scaled(new)}
     )
     return [
-        Lowered(LinearTransposed(), [x, weight, bias], outputs=[packed]),
+        Lowered(Linear(is_transposed=True), [x, weight, bias], outputs=[packed]),
         Lowered(Split(len(x.shape) - 1, sizes), [packed], widths, [query, key, value]),
         attention,
     ]

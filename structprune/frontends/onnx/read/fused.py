@@ -11,11 +11,11 @@ from onnx.shape_inference import infer_node_outputs
 
 from structprune.frontends.lowering import Lowered
 from structprune.frontends.onnx.read.attention import CONTRIB, first
-from structprune.frontends.onnx.read.lower import Call, entry, opaque
+from structprune.frontends.onnx.read.lower import Call, entry, has_borders, has_scales, opaque
 from structprune.frontends.onnx.record.trace import Type, node_proto, read_type, shape_of
 from structprune.graph.graph import Value
 from structprune.operators.elementwise import Pointwise
-from structprune.operators.linear import Convolution, Einsum, Linear, LinearTransposed
+from structprune.operators.linear import Convolution, Einsum, Linear
 from structprune.operators.normalisation import LayerNorm
 from structprune.operators.routing import Path, Route
 from structprune.operators.zero import NEVER, all_of
@@ -88,7 +88,7 @@ def fused_conv(call: Call) -> Lowered | list[Lowered]:
     x, weight, output = call.x(), call.inputs[1], call.outputs[0]
     assert weight is not None
     conv = Value(f"{output.name} before its activation", output.shape)
-    convolution = Convolution(call.get("group", 1))
+    convolution = Convolution(call.get("group", 1), has_borders=has_borders(call))
     return [
         Lowered(convolution, [x, weight, call.input(2)], {"groups": "group"}, [conv]),
         activated(call, [conv, call.input(3)]),
@@ -102,7 +102,7 @@ def fused_gemm(call: Call) -> Lowered | list[Lowered]:
     if call.get("transA", 0) or (bias is not None and len(bias.shape) != 1):
         return opaque(call, "a product of transposed inputs, or with a matrix added")
     product = Value(f"{output.name} before its activation", output.shape)
-    linear = Linear() if call.get("transB", 0) else LinearTransposed()
+    linear = Linear(not call.get("transB", 0), not has_scales(call))
     return [Lowered(linear, [x, weight, bias], outputs=[product]), activated(call, [product])]
 
 

@@ -31,7 +31,7 @@ def flatten(call: Call) -> Lowered:
 def transpose(call: Call) -> Lowered:
     x = call.x()
     order = call.get("perm", None) or list(range(len(x.shape)))[::-1]
-    return Lowered(Route([[(0, axis % len(x.shape))] for axis in order]), [x])
+    return Lowered(Route([[(0, axis % len(x.shape))] for axis in order], keeps_constant=True), [x])
 
 
 @entry("Squeeze")
@@ -39,7 +39,7 @@ def squeeze(call: Call) -> Lowered:
     x = call.x()
     given = call.integers(1, "axes")
     axes = {k for k, size in enumerate(x.shape) if size == 1} if given is None else {k % len(x.shape) for k in given}
-    return Lowered(Route([[(0, k)] for k in range(len(x.shape)) if k not in axes]), [x])
+    return Lowered(Route([[(0, k)] for k in range(len(x.shape)) if k not in axes], keeps_constant=True), [x])
 
 
 @entry("Unsqueeze")
@@ -47,13 +47,17 @@ def unsqueeze(call: Call) -> Lowered:
     x, rank = call.x(), len(call.outputs[0].shape)
     axes = {k % rank for k in call.integers(1, "axes") or ()}
     old = iter(range(len(x.shape)))
-    return Lowered(Route([[] if k in axes else [(0, next(old))] for k in range(rank)]), [x])
+    path: Path = [[] if k in axes else [(0, next(old))] for k in range(rank)]
+    return Lowered(Route(path, keeps_constant=True), [x])
 
 
 @entry("Identity", "Cast", "CastLike", "Dropout")
 def same(call: Call) -> Lowered:
-    """The second output, the mask of a dropout, is not zero."""
-    return Lowered(Route(straight(call.x()), positions=positions_of(call)), [call.x()])
+    """The second output, the mask of a dropout, is not zero. In another type a number may be another one."""
+    kind, mode = call.node.op_type, call.number(2)
+    is_off = call.version >= 7 and (not call.has(2) or (mode is not None and not mode.any()))
+    passes = kind == "Identity" or (kind == "Dropout" and is_off)
+    return Lowered(Route(straight(call.x()), positions=positions_of(call), keeps_constant=passes), [call.x()])
 
 
 def positions_of(call: Call) -> tuple[int, ...]:
@@ -187,7 +191,9 @@ def resize(call: Call) -> Lowered:
     along = tuple(axis % len(x.shape) for axis in call.get("axes", None) or range(len(x.shape)))
     is_filled = call.get("coordinate_transformation_mode", "") == "tf_crop_and_resize"
     keeps_zero = not (is_filled and call.get("extrapolation_value", 0.0))
-    return Lowered(Resize(axes, tuple(given or ()), along, keeps_zero), [x], {"sizes": 3} if given else None)
+    passes = keeps_zero and not is_filled and call.get("mode", "nearest") in ("nearest", "linear")
+    resized = Resize(axes, tuple(given or ()), along, keeps_zero, passes)
+    return Lowered(resized, [x], {"sizes": 3} if given else None)
 
 
 @entry("MaxPool", "AveragePool", "LpPool", "GlobalMaxPool", "GlobalAveragePool", "GlobalLpPool")
@@ -198,7 +204,11 @@ def pool(call: Call) -> Lowered:
     whole = {(0, k): "works on it as a whole" for k in range(2, len(x.shape))}
     if 1 in call.outputs_at:
         whole.update({(0, k): "counts its positions through it" for k in range(2)})
-    return Lowered(Route(path, whole, positions=positions_of(call)), [x])
+    # Of numbers that are all the same the mean is that number, but where zeros are counted in.
+    kind, is_padded = call.node.op_type, any(call.get("pads", ())) or "auto_pad" in call.node.attributes
+    counts = call.get("count_include_pad", 0) and (is_padded or call.get("ceil_mode", 0))
+    passes = not kind.endswith("LpPool") and not counts
+    return Lowered(Route(path, whole, positions=positions_of(call), keeps_constant=passes), [x])
 
 
 def along(axis_of: str, default: int, why: str, keeps_zero: bool) -> Entry:
@@ -243,7 +253,11 @@ def gather(call: Call) -> Lowered:
     if numbers is not None and numbers.ndim == 0:
         return Lowered(Select(axis, int(numbers)), [x], {"index": 1})
     if numbers is not None:
-        return Lowered(Pick({axis: numbers % x.shape[axis]}), [x], lambda new: {1: new.indices[axis]})
+        # Where a plan was made for other numbers than a file holds, it was made for another file.
+        origin = call.node.inputs[1]
+        stored = str(origin.name) if origin is not None and constant(origin) is not None else None
+        pick = Pick({axis: numbers % x.shape[axis]}, stored=stored)
+        return Lowered(pick, [x], lambda new: {1: new.indices[axis]})
     path: Path = [
         *([(0, k)] for k in range(axis)),
         *([(1, k)] for k in range(len(chosen.shape))),

@@ -15,7 +15,7 @@ from structprune.frontends.onnx.read import (
     movement,  # noqa: F401  registers their entries
     quantized,  # noqa: F401  registers their entries
 )
-from structprune.frontends.onnx.read.lower import Call, Entry, entry, opaque
+from structprune.frontends.onnx.read.lower import Call, Entry, entry, has_borders, has_scales, opaque
 from structprune.frontends.onnx.record.trace import Type, shape_of
 from structprune.operators import zero
 from structprune.operators.elementwise import Pointwise
@@ -23,7 +23,6 @@ from structprune.operators.linear import (
     Convolution,
     Einsum,
     Linear,
-    LinearTransposed,
     einsum_notation,
     matmul_notation,
 )
@@ -37,14 +36,15 @@ from structprune.operators.routing import Route, straight
 def conv(call: Call) -> Lowered:
     is_transposed = call.node.op_type == "ConvTranspose"
     operands = [call.x(), call.inputs[1], call.input(2)]
-    return Lowered(Convolution(call.get("group", 1), is_transposed), operands, {"groups": "group"})
+    convolution = Convolution(call.get("group", 1), is_transposed, has_borders=has_borders(call))
+    return Lowered(convolution, operands, {"groups": "group"})
 
 
 @entry("Gemm")
 def gemm(call: Call) -> Lowered:
     x, weight, bias = call.x(), call.inputs[1], call.input(2)
     if not call.get("transA", 0) and (bias is None or len(bias.shape) == 1):
-        return Lowered(Linear() if call.get("transB", 0) else LinearTransposed(), [x, weight, bias])
+        return Lowered(Linear(not call.get("transB", 0), not has_scales(call)), [x, weight, bias])
     left = "k i" if call.get("transA", 0) else "i k"
     right = "j k" if call.get("transB", 0) else "k j"
     if bias is None:
@@ -58,7 +58,7 @@ def matmul(call: Call) -> Lowered:
     left, right = call.x(), call.inputs[1]
     assert right is not None
     if right.parameter is not None and len(right.shape) == 2 and len(left.shape) > 1:
-        return Lowered(LinearTransposed(), [left, right])
+        return Lowered(Linear(is_transposed=True), [left, right])
     return Lowered(Einsum(matmul_notation(len(left.shape), len(right.shape))), [left, right])
 
 
@@ -76,7 +76,7 @@ def einsum(call: Call) -> Lowered:
 @entry("BatchNormalization")
 def batch_norm(call: Call) -> Lowered:
     by_batch = bool(call.get("training_mode", 0)) and call.version >= 14
-    return Lowered(BatchNorm(by_batch), call.inputs[:5])
+    return Lowered(BatchNorm(by_batch, eps=call.get("epsilon", 1e-5)), call.inputs[:5])
 
 
 @entry("InstanceNormalization")
@@ -141,19 +141,21 @@ def reduced_axes(call: Call) -> list[int] | None:
     return [axis % rank for axis in given]
 
 
-def reduction(how: How, keeps_zero: bool = True) -> Entry:
+def reduction(how: How, keeps_zero: bool = True, keeps_constant: bool = False) -> Entry:
     def lower(call: Call) -> Lowered:
         axes = reduced_axes(call)
         if axes is None:
             return opaque(call, "its axes are computed from data")
-        return Lowered(Reduce(tuple(axes), bool(call.get("keepdims", 1)), how, keeps_zero), [call.x()])
+        keeps = bool(call.get("keepdims", 1))
+        return Lowered(Reduce(tuple(axes), keeps, how, keeps_zero, keeps_constant=keeps_constant), [call.x()])
 
     return lower
 
 
 entry("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare")(reduction("sum"))
-entry("ReduceMean")(reduction("mean"))
-entry("ReduceMax", "ReduceMin", "ReduceProd")(reduction("extreme"))
+entry("ReduceMean")(reduction("mean", keeps_constant=True))
+entry("ReduceMax", "ReduceMin")(reduction("extreme", keeps_constant=True))
+entry("ReduceProd")(reduction("extreme"))
 entry("ReduceLogSum", "ReduceLogSumExp")(reduction("extreme", keeps_zero=False))
 
 
@@ -190,7 +192,8 @@ NAMES = {
 @entry(*UNARY, *SEVERAL)
 def pointwise(call: Call) -> Lowered:
     places = [place for place, value in enumerate(call.inputs) if value is not None]
-    return Lowered(Pointwise(zero_fact(call, places)), [call.inputs[place] for place in places])
+    found = Pointwise(zero_fact(call, places), adds=call.node.op_type == "Add")
+    return Lowered(found, [call.inputs[place] for place in places])
 
 
 def zero_fact(call: Call, places: Sequence[int]) -> zero.Zero:

@@ -9,11 +9,10 @@ from functools import cache, partial
 import numpy as np
 import torch
 
-from structprune.algebra.order import Indices, takes_each_once
+from structprune.algebra.order import takes_each_once
 from structprune.frontends.torch.read.lower import MOVES, aliased, bind, find_entry
 from structprune.frontends.torch.record.record import Call, Capture, Reading
 from structprune.graph.graph import Value
-from structprune.passes.rewrite import Rewrite
 
 Users = Mapping[Value, Sequence[Call]]
 
@@ -103,15 +102,6 @@ def reading_of(call: Call) -> Reading | None:
     if not index.ndim or not index.size or index.min() < 0 or index.max() >= size:
         return None
     return Reading(base, dim, value, index)
-
-
-def renumbered(reading: Reading, output: Value, rewrite: Rewrite) -> Indices:
-    """The index of the smaller model: without what reads removed entries, in the numbers of those that stay."""
-    index = reading.index
-    for axis in range(index.ndim):
-        kept = rewrite.indices(output, reading.dim + axis)
-        index = index if kept is None else index.take(kept, axis)
-    return rewrite.places(reading.base, reading.dim)[index]
 
 
 def makers(calls: Sequence[Call], outputs: Collection[Value]) -> set[Call]:

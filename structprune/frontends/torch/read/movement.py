@@ -97,7 +97,7 @@ def permute(call: Call, a: Bound) -> Lowered:
         names = [name for name in ("dim0", "dim1", "axis0", "axis1") if name in a]
         first, second = (a[name] % rank for name in names) if names else (rank - 2, rank - 1)
         order[first], order[second] = order[second], order[first]
-    return Lowered(Route([[(0, axis)] for axis in order]), [x])
+    return Lowered(Route([[(0, axis)] for axis in order], keeps_constant=True), [x])
 
 
 @moves
@@ -105,7 +105,7 @@ def permute(call: Call, a: Bound) -> Lowered:
 def unsqueeze(call: Call, a: Bound) -> Lowered:
     path = straight(a["self"])
     path.insert(a["dim"] % (len(path) + 1), [])
-    return Lowered(Route(path), [a["self"]])
+    return Lowered(Route(path, keeps_constant=True), [a["self"]])
 
 
 @moves
@@ -113,7 +113,8 @@ def unsqueeze(call: Call, a: Bound) -> Lowered:
 def squeeze(call: Call, a: Bound) -> Lowered:
     x = a["self"]
     dims = axes_of(a.get("dim"), len(x.shape), has_all=True)
-    return Lowered(Route([[(0, k)] for k, size in enumerate(x.shape) if not (k in dims and size == 1)]), [x])
+    path: Path = [[(0, k)] for k, size in enumerate(x.shape) if not (k in dims and size == 1)]
+    return Lowered(Route(path, keeps_constant=True), [x])
 
 
 def axes_of(dims: Any, rank: int, has_all: bool = False) -> set[int]:
@@ -129,7 +130,10 @@ def axes_of(dims: Any, rank: int, has_all: bool = False) -> set[int]:
 def same(call: Call, a: Bound) -> Lowered:
     """The mask of a dropout, the second result, is not zero."""
     x = next(values_in([a.get("input"), a.get("self")]))
-    return Lowered(Route(straight(x), keeps_zero=keeps_zero(call, a), positions=(1,)), [x])
+    # In another type a number may be another one; what is dropped is drawn.
+    is_other = call.target._opname in ("_to_copy", "to", "type_as", "fake_quantize_per_tensor_affine")
+    passes = not is_other and a.get("train", False) is False
+    return Lowered(Route(straight(x), keeps_zero=keeps_zero(call, a), positions=(1,), keeps_constant=passes), [x])
 
 
 def keeps_zero(call: Call, a: Bound) -> bool:
@@ -333,9 +337,18 @@ def positions(count: int) -> Callable[[Call, Bound], Lowered]:
         x = next(values_in(list(a.values())))
         axes = range(len(x.shape) - count, len(x.shape))
         path: Path = [[] if k in axes else [(0, k)] for k in range(len(x.shape))]
-        return Lowered(Route(path, {(0, k): "works on it as a whole" for k in axes}, positions=(1,)), [x])
+        whole = {(0, k): "works on it as a whole" for k in axes}
+        return Lowered(Route(path, whole, positions=(1,), keeps_constant=is_average(call, a)), [x])
 
     return lower
+
+
+def is_average(call: Call, a: Bound) -> bool:
+    """Of numbers that are all the same, the result is that number: no zeros around are counted in."""
+    if not call.target._opname.startswith("avg_pool"):
+        return True
+    counts = a["count_include_pad"] and (any(a["padding"]) or a["ceil_mode"])
+    return not counts and not a.get("divisor_override")
 
 
 for _rank in (1, 2, 3):

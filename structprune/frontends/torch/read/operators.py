@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from structprune.frontends.lowering import Lowered
 from structprune.frontends.torch.read import (
     indexing,  # noqa: F401  registers their entries
@@ -39,9 +41,10 @@ def bilinear(call: Call, a: Bound) -> Lowered:
 @entry("conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 def conv(call: Call, a: Bound) -> Lowered:
     is_padded = not isinstance(a["padding"], str) and any(a["padding"])
+    has_borders = is_padded or a["padding"] == "same"
     is_by_position = math.prod(a["weight"].shape[2:]) == 1 and set(a["stride"]) == {1} and not is_padded
     is_transposed = a.get("transposed", "transpose" in call.target._opname)
-    convolution = Convolution(a["groups"], is_transposed, is_by_position and not is_transposed)
+    convolution = Convolution(a["groups"], is_transposed, is_by_position and not is_transposed, has_borders)
     return Lowered(convolution, [a["input"], a["weight"], a["bias"]], {"groups": "groups"})
 
 
@@ -83,7 +86,7 @@ def attention(call: Call, a: Bound) -> Lowered:
 
 @entry("batch_norm", "instance_norm")
 def batch_norm(call: Call, a: Bound) -> Lowered:
-    norm = BatchNorm(bool(a.get("training", False)), by_sample=call.target._opname == "instance_norm")
+    norm = BatchNorm(bool(a.get("training", False)), call.target._opname == "instance_norm", a["eps"])
     return Lowered(norm, [a["input"], a["weight"], a["bias"], a["running_mean"], a["running_var"]])
 
 
@@ -110,6 +113,10 @@ def weight_norm(call: Call, a: Bound) -> Lowered:
 POSITIONS = {"argmax": (0,), "argmin": (0,), "max": (1,), "min": (1,), "median": (1,)}
 
 
+# Of numbers that are all the same, that number.
+AVERAGES = frozenset(("mean", "amax", "amin", "max", "min", "median", "aminmax"))
+
+
 def reduced(call: Call, a: Bound, how: How, keeps_zero: bool = True) -> Lowered:
     x = next(values_in(list(a.values())))
     dims = a.get("dim")
@@ -118,7 +125,8 @@ def reduced(call: Call, a: Bound, how: How, keeps_zero: bool = True) -> Lowered:
     dims = [dims] if isinstance(dims, int) else dims
     axes = tuple(dim % len(x.shape) for dim in dims) if x.shape else ()
     keeps = bool(a.get("keepdim", False)) or any(len(each.shape) == len(x.shape) for each in call.outputs[:1] if axes)
-    return Lowered(Reduce(axes, keeps, how, keeps_zero, POSITIONS.get(call.target._opname, ())), [x])
+    name = call.target._opname
+    return Lowered(Reduce(axes, keeps, how, keeps_zero, POSITIONS.get(name, ()), name in AVERAGES), [x])
 
 
 def reduction(how: How, keeps_zero: bool = True) -> Callable[[Call, Bound], Lowered]:
@@ -197,6 +205,7 @@ def pointwise(call: Call, a: Bound) -> Lowered:
     """Any operator that torch itself tags as pointwise, and some that it does not."""
     inputs = list(values_in(list(a.values())))
     is_in_place = call.target._schema.is_mutable and call.target._opname.endswith("_")
-    fact = zero_fact(call, a)
-    found: Any = Write(fact) if is_in_place and len(inputs) > 1 else Pointwise(fact)
+    fact, draws = zero_fact(call, a), torch.Tag.nondeterministic_seeded in call.target.tags
+    adds = call.target is torch.ops.aten.add.Tensor and a["alpha"] == 1
+    found: Any = Write(fact, draws) if is_in_place and len(inputs) > 1 else Pointwise(fact, draws, adds)
     return Lowered(found, inputs)

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from structprune.frontends.torch.read.index import makers, reading_of, renumbered
+from structprune.frontends.torch.read.index import makers, reading_of
 from structprune.frontends.torch.read.lower import bind, find_entry
 from structprune.frontends.torch.record.record import Call, Capture
 from structprune.frontends.torch.write.module import new_arguments
 from structprune.graph.graph import Op, Value
 from structprune.graph.progress import walk
+from structprune.operators.routing import Pick
 from structprune.passes.rewrite import Rewrite
 
 # `view` or `reshape`, `chunk` or `split`: operand and results say what these do, however it is written.
@@ -113,7 +114,7 @@ class Comparison:
             found = bind(new.target, new.args, new.kwargs)
             for name, value in {**bind(old.target, old.args, old.kwargs), **changes}.items():
                 if old.known and name in ("index", "indices"):
-                    if not self.same_index(value, found.get(name), old, new):
+                    if not self.same_index(value, found.get(name), op, new):
                         return "an index of other numbers"
                 elif not self.same(value, found.get(name)):
                     return f"{name}={plain(found.get(name))} in place of {plain(value)}"
@@ -124,15 +125,16 @@ class Comparison:
                 return f"a result of shape {after.shape} in place of {self.rewrite.shape(before)}"
         return None
 
-    def same_index(self, value: Any, found: Any, old: Call, new: Call) -> bool:
+    def same_index(self, value: Any, found: Any, op: Op, new: Call) -> bool:
         """Constant indices have the same numbers, where they read what becomes smaller those of the smaller model."""
-        if old.reading is not None:
+        old: Call = op.source[0]
+        after = op.operator.resized(op, self.rewrite)
+        if isinstance(after, Pick):
             reading = reading_of(new) if new.known else None
-            expected = renumbered(old.reading, old.outputs[0], self.rewrite)
-            return reading is not None and np.array_equal(reading.index, expected)
+            return reading is not None and np.array_equal(reading.index, after.index)
         if isinstance(value, list | tuple) and isinstance(found, list | tuple):
             pairs = zip(value, found, strict=False)
-            return len(value) == len(found) and all(self.same_index(a, b, old, new) for a, b in pairs)
+            return len(value) == len(found) and all(self.same_index(a, b, op, new) for a, b in pairs)
         if value in old.known and found in new.known:
             return torch.equal(old.known[value], new.known[found])
         return self.same(value, found)

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from structprune.algebra.order import Indices
 from structprune.errors import CaptureError, UnsupportedModel
-from structprune.frontends.torch.read.index import renumbered
 from structprune.frontends.torch.read.lower import bind
 from structprune.frontends.torch.record.autocast import under_autocast
 from structprune.frontends.torch.record.expression import Attribute, Leaf
@@ -38,6 +38,7 @@ from structprune.frontends.torch.write.shrunk_graph import ShrunkGraph
 from structprune.graph.edit import Edits
 from structprune.graph.graph import Op, Shape, Value
 from structprune.graph.progress import within
+from structprune.operators.routing import Pick
 from structprune.passes.rewrite import Rewrite
 
 
@@ -113,7 +114,7 @@ class Editor:
                 raise UnsupportedModel(f"{call.target} at {call.where} has a {kind}, which no graph can hold")
         before = dict(arguments)
         if self.rewrite is not None:
-            target = self.resize(call, self.ops[index].source[1], arguments)
+            target = self.resize(call, self.ops[index], arguments)
         written_in(self.following, arguments, call.expressions)
         self.make_dynamic(index, call, arguments)
         self.follow_training(call, arguments)
@@ -126,10 +127,10 @@ class Editor:
         if call.region is not None:
             node.target, node.args = under_autocast, (call.region, target, *node.args)
 
-    def resize(self, call: Call, literals: Any, arguments: dict[str, Any]) -> Any:
+    def resize(self, call: Call, op: Op, arguments: dict[str, Any]) -> Any:
         """Set the literal arguments of a smaller operator; which operator it is now."""
         assert self.rewrite is not None
-        changes = new_arguments(call, literals, self.rewrite)
+        changes = new_arguments(call, op.source[1], self.rewrite)
         if "*" in changes:
             sizes = changes["*"]
             for name in set(arguments) - {"self", "dim"}:
@@ -137,14 +138,14 @@ class Editor:
             arguments["split_sizes"] = sizes
             return torch.ops.aten.split_with_sizes.default
         arguments.update(changes)
-        if call.reading is not None and call.reading.stored is None:
-            return self.read(call, call.reading, arguments)
-        return call.target
+        if call.reading is None or call.reading.stored is not None:
+            return call.target
+        after = op.operator.resized(op, self.rewrite)
+        assert isinstance(after, Pick)
+        return self.read(call, call.reading, after.index, arguments)
 
-    def read(self, call: Call, reading: Reading, arguments: dict[str, Any]) -> Any:
+    def read(self, call: Call, reading: Reading, index: Indices, arguments: dict[str, Any]) -> Any:
         """Where an index is made in forward and the axis loses entries, another constant takes its place."""
-        assert self.rewrite is not None
-        index = renumbered(reading, call.outputs[0], self.rewrite)
         if np.array_equal(index, reading.index):
             return call.target
         name = f"_index_of_{call.outputs[0].name}{'_in_training' * self.capture.training}"
