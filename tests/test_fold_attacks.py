@@ -24,6 +24,7 @@ class Between(nn.Module):
         self.first, self.last = nn.Linear(6, 8, bias=bias), nn.Linear(8, 4)
         self.cap = nn.Parameter(torch.randn(8))
         self.slope = nn.Parameter(torch.rand(8))
+        self.square = nn.Parameter(torch.randn(8, 8))
         self.register_buffer("count", torch.zeros(1))
         self.way = way
         with torch.no_grad():
@@ -50,6 +51,8 @@ FOLDED: dict[str, Callable[[Between, Tensor, Tensor], Tensor]] = {
     "prelu of one slope": lambda net, h, x: F.prelu(h, net.slope[:1]),
     "written by its own name": lambda net, h, x: h.sigmoid_().add_(1),
     "spread": lambda net, h, x: (h[:, None] + net.cap[None, None]).sum(1),
+    "a bias that is added behind": lambda net, h, x: F.linear(h, net.square) + net.cap,
+    "a bias in front of the sum": lambda net, h, x: (net.cap + F.linear(h, net.square)).relu(),
     "halves": lambda net, h, x: torch.cat([h[:, 4:], h[:, :4]], 1),
     "in half precision and back": lambda net, h, x: h.half().to(h) * 0 + h,
 }
@@ -93,6 +96,10 @@ HELD: dict[str, Callable[[Between, Tensor, Tensor], Tensor]] = {
     "a view made before": seen_before,
     "a view written": written_through,
     "cast to whole numbers": lambda net, h, x: (h * 10).int().to(h),
+    "a bias that is added twice over": lambda net, h, x: torch.add(F.linear(h, net.square), net.cap, alpha=2),
+    "a bias for each row": lambda net, h, x: F.linear(h, net.square) + torch.stack([net.cap] * 3)[: x.shape[0]],
+    "a bias that is read elsewhere": lambda net, h, x: F.linear(h, net.square) + net.cap + net.cap.relu(),
+    "a product that comes in twice": lambda net, h, x: (lambda y: y + y)(F.linear(h, net.square)),
     "softmax": lambda net, h, x: h.softmax(1),
     "a sum over the batch": lambda net, h, x: h.sum(0, keepdim=True) + x[:, :1] * 0,
     "a cumulated sum": lambda net, h, x: h.cumsum(1),
