@@ -72,6 +72,8 @@ def shared(model: nn.Module, made: nn.Module) -> Iterator[str]:
 class Copier:
     """Copies what hangs on modules as `copy.deepcopy` does, several times as fast, and shares memory of tensors."""
 
+    atomic = ATOMIC
+
     def __init__(self) -> None:
         # Generators that everybody draws from stay what they are.
         self.memo: dict[int, Any] = {id(each): each for each in GENERATORS}
@@ -84,7 +86,7 @@ class Copier:
         plain = []
         for module in modules_of(model):
             kind: Any = type(module)
-            if is_plain(kind):
+            if self.is_plain(kind):
                 plain.append(module)
                 self.memo[id(module)] = object.__new__(kind)
             for store in (module._parameters, module._buffers):
@@ -98,9 +100,9 @@ class Copier:
                 kind = type(value)
                 if name == "_compiled_call_impl":
                     attributes[name] = None  # the copy runs as it was written
-                elif kind in ATOMIC:
+                elif kind in self.atomic:
                     continue
-                elif not value and kind in STORES and name in OF_EVERY_MODULE:
+                elif kind in STORES and not value and name in OF_EVERY_MODULE:
                     attributes[name] = kind()
                 else:
                     attributes[name] = self.copied(value)
@@ -108,9 +110,9 @@ class Copier:
 
     def copied(self, value: Any) -> Any:
         kind: Any = type(value)
-        if kind in ATOMIC:
+        if kind in self.atomic:
             return value
-        if kind is tuple and all(type(each) in ATOMIC for each in value):
+        if kind is tuple and all(type(each) in self.atomic for each in value):
             return value
         made = self.memo.get(id(value))
         if made is not None:
@@ -122,10 +124,13 @@ class Copier:
             return value
         if isinstance(value, Tensor):
             return self.tensor(value)
-        if is_plain(kind):
+        if self.is_plain(kind):
             return self.instance(value)
         self.is_asked = True
         return copy.deepcopy(value, self.memo)
+
+    def is_plain(self, kind: Any) -> bool:
+        return is_plain(kind)
 
     def keep(self, value: Any, made: Any) -> Any:
         self.memo[id(value)] = made
@@ -178,6 +183,27 @@ class Copier:
         made = self.keep(value, object.__new__(type(value)))
         for name, each in vars(value).items():
             made.__dict__[name] = self.copied(each)
+        return made
+
+
+class WholeCopier(Copier):
+    """Copies tensors, generators and graphs too. `memo`: copies that are there already, by the originals' ids."""
+
+    atomic = ATOMIC - {torch.Generator, fx.Graph}
+
+    def __init__(self, memo: dict[int, Any]) -> None:
+        super().__init__()
+        self.memo = memo
+
+    def is_plain(self, kind: Any) -> bool:
+        return is_plain(kind) and not issubclass(kind, fx.GraphModule)
+
+    def tensor(self, value: Tensor) -> Tensor:
+        is_simple = type(value) is Tensor and not value.requires_grad and value.is_contiguous() and not value.__dict__
+        # Or one with a history: the old weight norm leaves such a tensor.
+        is_cloned = is_simple or not value.is_leaf
+        made: Tensor = value.detach().clone() if is_cloned else copy.deepcopy(value, self.memo)
+        self.keep(value, made)
         return made
 
 

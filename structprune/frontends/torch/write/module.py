@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-from collections import OrderedDict
 from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
@@ -14,9 +12,9 @@ from structprune.algebra.order import Indices
 from structprune.errors import UnsupportedModel
 from structprune.frontends.torch.read.lower import bind
 from structprune.frontends.torch.record.memory import copies_of, tied
-from structprune.frontends.torch.record.record import PLAIN, Call
-from structprune.frontends.torch.record.tree import modules_of, stored
-from structprune.frontends.torch.record.twin import shared
+from structprune.frontends.torch.record.record import Call
+from structprune.frontends.torch.record.tree import stored
+from structprune.frontends.torch.record.twin import WholeCopier, shared
 from structprune.graph.edit import Add, Edit, Edits, Renumber, Slice, Zero
 from structprune.passes.rewrite import Rewrite
 
@@ -86,7 +84,7 @@ def small_copy(model: nn.Module, edits: Edits, is_filled: bool = True) -> nn.Mod
 
     Without `is_filled`, trained parameters have their new shapes but no values yet.
     """
-    memo = copied_apart(model)
+    memo: dict[int, Any] = {}
     trained = {id(parameter) for parameter in model.parameters()}
     touched = {id(tensor) for name, tensor in stored(model) if name in edits}
     for tensor, made in copies_of(each for key, each in tied(model).items() if key not in touched):
@@ -104,7 +102,7 @@ def small_copy(model: nn.Module, edits: Edits, is_filled: bool = True) -> nn.Mod
         replacement.__dict__.update(tensor.__dict__)
         memo[id(tensor)] = replacement
     try:
-        small: nn.Module = copy.deepcopy(model, memo)
+        small: nn.Module = WholeCopier(memo).model(model)
     except Exception as error:
         raise UnsupportedModel(
             f"{type(model).__name__} cannot be deep-copied ({type(error).__name__}: {error}). "
@@ -123,22 +121,6 @@ def empty(tensor: Tensor, edits: Sequence[Edit]) -> Tensor:
     axes = {axis: kept for edit in edits if isinstance(edit, Slice) for axis, kept in edit.kept.items()}
     shape = [len(axes[axis]) if axis in axes else size for axis, size in enumerate(tensor.shape)]
     return torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
-
-
-def copied_apart(model: nn.Module) -> dict[int, Any]:
-    """Copies of what hangs on modules that `copy` cannot make, or is slow to, as a memo for it."""
-    memo: dict[int, Any] = {}
-    for module in modules_of(model):
-        for value in vars(module).values():
-            kind = type(value)
-            if kind in (OrderedDict, set):
-                # A module has a dozen of them, for its hooks; `copy` takes most of its time to find nothing in them.
-                if not value:
-                    memo[id(value)] = kind()
-            elif kind not in PLAIN and isinstance(value, Tensor) and not value.is_leaf:
-                # It has a history: the old weight norm leaves such a tensor.
-                memo[id(value)] = value.detach().clone()
-    return memo
 
 
 def arrays(model: nn.Module, names: Container[str]) -> dict[str, Tensor]:
