@@ -408,8 +408,8 @@ class Repeat(Operator):
         for axis, is_zero, count in zip(x.axes, x.zero, self.times[lead:], strict=True):
             copies = fresh(count)
             axes.append(Product((copies, axis) if self.is_tiled else (axis, copies)))
-            # A copy is not zero when its twin is removed; a tiled axis of zeros stays zero.
-            zero.append(is_zero and (count == 1 or axis.size != 1))
+            # An index of the copies is one whole copy, and that is not zero where x has lost an index.
+            zero.append(is_zero and count == 1)
         return Meeting([tuple(axes)], [tuple(zero)])
 
     def resized(self, op: Op, new: Resized) -> Repeat:

@@ -5,12 +5,21 @@ A call gets a temporary folder; it gives (model, result, inputs) to be compared,
 
 from __future__ import annotations
 
+import array
 import collections
+import contextvars
 import copy
+import decimal
+import enum
+import fractions
 import functools
 import io
 import json
+import operator
+import queue
+import threading
 import types
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from dataclasses import replace as replaced
@@ -495,8 +504,8 @@ CONTAINERS: dict[str, Callable[[Tensor], Any]] = {
 }
 
 
-# A graph keeps what these hold as it is, or is refused.
-AS_GRAPHS: dict[str, Callable[[Tensor], Any]] = {
+# Sizes and numbers of it, in forms that hold no tensor.
+AS_NUMBERS: dict[str, Callable[[Tensor], Any]] = {
     "bound_method": lambda h: h.sum,
     "class": lambda h: type("Held", (), {"wide": h}),
     "list_of_numbers": lambda h: h.tolist(),
@@ -505,7 +514,121 @@ AS_GRAPHS: dict[str, Callable[[Tensor], Any]] = {
     "size": lambda h: (h.sum(-1), h.shape[-1]),
     "text": lambda h: (h.sum(-1), str(tuple(h.shape))),
     "module": lambda h: nn.ParameterList([nn.Parameter(h)]),
+    "instance_of_held": lambda h: type("Held", (), {"wide": h})(),
+    "class_property": lambda h: type("Held", (), {"wide": property(lambda self: h)})(),
+    "static_method": lambda h: type("Held", (), {"wide": staticmethod(lambda: h)}),
+    "parameter_dict": lambda h: nn.ParameterDict({"wide": nn.Parameter(h)}),
+    "module_with_attribute": lambda h: with_held(nn.Identity(), h),
+    "module_with_buffer": lambda h: with_buffer(nn.Identity(), h),
+    "number_of_entries": lambda h: h.numel(),
+    "length": lambda h: len(h.T),
+    "strides": lambda h: h.stride(),
+    "range": lambda h: range(h.shape[-1]),
+    "slice": lambda h: slice(0, h.shape[-1]),
+    "float_of_size": lambda h: h.shape[-1] ** 0.5,
+    "complex_of_size": lambda h: complex(h.shape[-1], 1),
+    "fraction_of_size": lambda h: fractions.Fraction(h.shape[-1], 3),
+    "decimal_of_size": lambda h: decimal.Decimal(int(h.shape[-1])),
+    "text_of_size": lambda h: f"{h.shape[-1]} wide",
+    "text_by_repr": repr,
+    "bytes_of_size": lambda h: bytes(h.shape[-1]),
+    "json_of_sizes": lambda h: json.dumps(list(h.shape)),
+    "path_of_size": lambda h: Path(str(h.shape[-1])),
+    "keys_of_sizes": lambda h: {h.shape[-1]: "wide"},
+    "set_of_sizes": lambda h: {h.shape[-1]},
+    "numpy_number": lambda h: np.int64(h.shape[-1]),
+    "numpy_of_size": lambda h: np.zeros(h.shape[-1]),
+    "empty_numpy": lambda h: np.array(h.shape[-1]),
+    "array_of_numbers": lambda h: array.array("d", [0.0] * h.shape[-1]),
+    "memory_view": lambda h: memoryview(b"x" * h.shape[-1]),
+    "byte_array": lambda h: bytearray(h.shape[-1]),
+    "bool_of_size": lambda h: h.shape[-1] > 10,
+    "index_of_number": lambda h: [h.shape[-1] - 1],
+    "enum_of_size": lambda h: Width(int(h.shape[-1])),
+    "dtype_and_device": lambda h: (h.dtype, h.device, h.layout),
+    "storage": lambda h: h.detach().clone().untyped_storage(),
+    "sized_by_attribute": lambda h: types.SimpleNamespace(width=h.shape[-1]),
+    "closure_over_size": lambda h: functools.partial(torch.zeros, h.shape[-1]),
+    "lambda_over_size": lambda h: (lambda n: lambda: n)(h.shape[-1]),
+    "default_of_lambda": lambda h: lambda n=h: n,
+    "bound_to_own": lambda h: Record(h).__eq__,
+    "weak_reference": lambda h: weakref.ref(h),
+    "generator_function": lambda h: generated(h),
+    "map": lambda h: map(abs, [h]),
+    "zip": lambda h: zip([h], [h], strict=True),
+    "dict_values": lambda h: {"wide": h}.values(),
+    "dict_items": lambda h: {"wide": h}.items(),
+    "keys_that_are_tensors": lambda h: {h: 1},
+    "nested_function": lambda h: [lambda: (lambda: h)()],
+    "property_of_slots": lambda h: OnlySlots(h),
+    "exception": lambda h: ValueError(h),
+    "thread_local": lambda h: local_with(h),
+    "context_variable": lambda h: contextvars.ContextVar("held", default=h),
+    "item_getter": lambda h: operator.itemgetter(int(h.shape[-1]) - 1),
+    "autograd_node": lambda h: h.grad_fn,
+    "future": lambda h: done(h),
+    "queue": lambda h: queued(h),
+    "io": lambda h: io.BytesIO(bytes(h.shape[-1])),
+    "frozen_dataclass": lambda h: Width2(int(h.shape[-1]), h.sum(-1)),
+    "numbers_in_tuple": lambda h: Pair(h.shape[-1], h.sum(-1)),
+    "hash_of_size": lambda h: hash(int(h.shape[-1])),
+    "is_size": lambda h: torch.Size([h.shape[-1]]),
+    "range_listed": lambda h: list(range(h.shape[-1])),
+    "torch_of_size": lambda h: torch.tensor(h.shape[-1]),
+    "torch_arange": lambda h: torch.arange(h.shape[-1]),
+    "torch_zeros": lambda h: torch.zeros(h.shape[-1]),
 }
+RESULTS = CONTAINERS | AS_NUMBERS
+
+
+class Width(enum.IntEnum):
+    NARROW = 8
+    WIDE = 16
+
+
+@dataclass(frozen=True)
+class Width2:
+    width: int
+    total: Tensor
+
+
+class OnlySlots:
+    __slots__ = ("__dict__", "held")
+
+    def __init__(self, wide: Tensor) -> None:
+        self.held = (wide,)
+
+
+def with_held(module: nn.Module, h: Tensor) -> nn.Module:
+    module.wide = [h]
+    return module
+
+
+def with_buffer(module: nn.Module, h: Tensor) -> nn.Module:
+    module.register_buffer("wide", h)
+    return module
+
+
+def generated(h: Tensor) -> Iterator[Tensor]:
+    yield h
+
+
+def local_with(h: Tensor) -> threading.local:
+    made = threading.local()
+    made.wide = h
+    return made
+
+
+def done(h: Tensor) -> Any:
+    made: Any = torch.futures.Future()
+    made.set_result(h)
+    return made
+
+
+def queued(h: Tensor) -> Any:
+    made: Any = queue.SimpleQueue()
+    made.put(h)
+    return made
 
 
 class Returns(nn.Module):
@@ -522,14 +645,13 @@ class Returns(nn.Module):
 def returns(name: str, output: str) -> None:
     def act(folder: Path) -> Any:
         torch.manual_seed(0)
-        return shrunk(Returns((CONTAINERS | AS_GRAPHS)[name]).double().eval(), output=output)
+        return shrunk(Returns(RESULTS[name]).double().eval(), output=output)
 
     CALLS[f"result_in_{name}_{output}"] = act
 
 
-for _name in CONTAINERS:
+for _name in RESULTS:
     returns(_name, "auto")
-for _name in CONTAINERS | AS_GRAPHS:
     returns(_name, "graph")
 
 
@@ -703,8 +825,7 @@ def inside(name: str, output: str) -> None:
 
 for _name in INSIDE:
     inside(_name, "auto")
-    if _name != "thread":
-        inside(_name, "graph")
+    inside(_name, "graph")
 
 
 # -- plans and weights -------------------------------------------------------------------------------------------------------------

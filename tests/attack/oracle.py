@@ -323,7 +323,12 @@ def attack(case: Case) -> Outcome:
         inexact = {group.name for group in analysis.groups if not group.exact}
         named = {each["name"] for each in analysis.as_dict()["groups"] if each["statistics"]}
         assert inexact == named, "a group is inexact and no operator is named"
-        whole = structprune.plan(model, 0.0, inputs, verify=None)
+        try:
+            whole = structprune.plan(model, 0.0, inputs, verify=None)
+        except UnsupportedModel as error:
+            assert not case.shrinks, str(error)
+            outcome.refusals.append(str(error))
+            return outcome
         for what, keep in cuts(analysis.groups):
             for form in case.forms if what == "all groups" else case.forms[:1]:
                 plan = replace(

@@ -35,7 +35,8 @@ def everything(result: Any, depth: int = 0) -> list[Tensor]:
     if isinstance(result, str | bytes | type(None)) or depth > 8:
         return [torch.tensor(list(result if isinstance(result, bytes) else str(result).encode()), dtype=torch.uint8)]
     if isinstance(result, nn.Module):
-        return list(result.parameters())
+        held = [each for key, each in vars(result).items() if not key.startswith("_") and key != "training"]
+        return [*result.parameters(), *result.buffers(), *everything(held, depth + 1)]
     if hasattr(result, "keys"):
         return [each for key in result for each in everything(result[key], depth + 1)]
     if hasattr(result, "__slots__") and not hasattr(result, "__iter__"):

@@ -120,6 +120,7 @@ class TorchFrontend:
 
     def for_graph(self, solution: Solution, output: str, note: str = "") -> Constraints:
         """What a graph asks that computes in training what the model does there."""
+        self.refuse_threads(note)
         self.check_numbers()
         asked = self.recorded(solution)
         return replace(asked, output=output, note=joined(note, asked.note))
@@ -203,11 +204,20 @@ class TorchFrontend:
     def graph_module(self) -> fx.GraphModule:
         """The recorded program, over the model's own parameters."""
         self.refuse_data()
+        self.refuse_threads()
         self.check_numbers()
         training, _ = self.difference_in_training
         # Further heads in training are a recording too.
         captures = [*self.captures, *([training] if training is not None else [])]
         return as_graph_module(self.model, self.arguments, captures)
+
+    def refuse_threads(self, note: str = "") -> None:
+        if any(capture.is_threaded for capture in self.captures):
+            why = f"the result cannot be a {self.model_name}: {note.rstrip('.')}. And " if note else ""
+            raise UnsupportedModel(
+                f"{why}no graph can stand for {self.model_name}: its code gives work to other threads, where operators "
+                "are not recorded"
+            )
 
     def refuse_data(self) -> None:
         if self.is_bound_to_data():

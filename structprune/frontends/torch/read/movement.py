@@ -293,6 +293,11 @@ entry("cumsum", "cumprod", "cummax", "rot90")(along("orders its positions", True
 entry("sort", "argsort", "topk", "logcumsumexp")(along("orders its positions", False))
 
 
+@entry("structprune::handed_out")
+def handed_out(call: Call, a: Bound) -> Lowered:
+    return opaque(call, "its numbers are taken past all operators")
+
+
 @entry("view_as_real")
 def view_as_real(call: Call, a: Bound) -> Lowered:
     return Lowered(Route([*straight(a["self"]), []]), [a["self"]])

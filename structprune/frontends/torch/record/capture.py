@@ -21,10 +21,11 @@ from structprune.frontends.torch.record import private
 from structprune.frontends.torch.record.exported import record_by_export
 from structprune.frontends.torch.record.expression import Attribute, leaves
 from structprune.frontends.torch.record.ghost import BORN, GhostEscaped
-from structprune.frontends.torch.record.number import Ledger, Numeric
+from structprune.frontends.torch.record.number import Ledger, Numeric, expression_of
 from structprune.frontends.torch.record.record import Arguments, Capture, Refusal, Run, Stopped, map_tensors
 from structprune.frontends.torch.record.recorder import Recorder
-from structprune.frontends.torch.record.result import form, results_in
+from structprune.frontends.torch.record.result import form, look_into
+from structprune.frontends.torch.record.sized import NO_NUMBERS
 from structprune.frontends.torch.record.surroundings import NOT_THE_USERS, positional_names, untouched
 from structprune.frontends.torch.record.survivor import check_survivors, forget_frames
 from structprune.frontends.torch.record.symbols import ALL_PLAIN, Plain, holder_of, symbolic
@@ -38,9 +39,11 @@ def capture(model: nn.Module, inputs: Arguments) -> Capture:
     """Record the model on these inputs, on ghosts if possible and by one real run if not."""
     try:
         return record(model, Run(inputs))
-    except Stopped:
+    except Stopped as first:
+        is_threaded = first.is_threaded
         try:
-            return record(model, Run(inputs, is_real=True))
+            found = record(model, Run(inputs, is_real=True))
+            return replace(found, is_threaded=is_threaded or found.is_threaded)
         except Stopped as stopped:
             error = stopped.cause
             kind = type(error).__name__
@@ -147,22 +150,27 @@ def recorded(model: nn.Module, run: Run) -> Capture:
     chance = elsewhere_drawn() if run.training else b""
     recorder.varying.update(entering)
     set_mode(model, run.training)
-    with symbolic(model, ledger, sizes.size_of, run.plain), recorder.recording():
+    with symbolic(model, ledger, sizes.size_of, run.plain), recorder.recording() as check:
         try:
             # In a context of its own: what the code sets in context variables is forgotten.
             result = copy_context().run(model, *args, **kwargs)
+            check()
         except Exception as error:
             sizes.release()
             refused = refusal(model, run.plain, ledger, error)
             raise Stopped(recorder.calls, entering, values.constants, error, raised_at(error), refused) from error
-    given = list(results_in(result))
-    if not given:
+    sizes.is_busy = True
+    found = look_into(result, model)
+    if any(isinstance(value, str) and NO_NUMBERS in value for _, value in found.said):
+        sizes.release()
+        as_text = ValueError("the model gives back numbers as text")
+        raise Stopped(recorder.calls, entering, values.constants, as_text, "")
+    if not found.tensors:
         raise CaptureError(
             f"{type(model).__name__}'s forward gives back no tensor, but a {type(result).__name__}: "
             "nothing says what the smaller model must compute"
         )
-    sizes.is_busy = True
-    outputs = list(map(values.of, given))
+    outputs = list(map(values.of, found.tensors))
     if recorder.is_spread:
         for call in recorder.calls:
             call.known = {}
@@ -180,7 +188,7 @@ def recorded(model: nn.Module, run: Run) -> Capture:
         is_real=run.is_real,
         result_type=type(result) if isinstance(result, dict) and type(result) is not dict else None,
         answers=recorder.answers,
-        reads_data=bool(recorder.answers) or recorder.reads.any,
+        reads_data=bool(recorder.answers) or recorder.reads_past,
         training=run.training,
         draws_elsewhere=run.training and elsewhere_drawn() != chance,
         arguments=arguments,
@@ -191,6 +199,9 @@ def recorded(model: nn.Module, run: Run) -> Capture:
         integers=ledger.integers,
         floats=ledger.floats,
         plain=run.plain,
+        said=found.said,
+        told=list(map(expression_of, found.numbers)),
+        is_threaded=recorder.is_threaded,
     )
 
 

@@ -15,7 +15,7 @@ from structprune.errors import CaptureError
 from structprune.frontends.torch.read.lower import has_rule
 from structprune.frontends.torch.record import private
 from structprune.frontends.torch.record.record import Call, Capture, Run, Stopped, tensors_in
-from structprune.frontends.torch.record.result import form, results_in
+from structprune.frontends.torch.record.result import form, look_into
 from structprune.frontends.torch.record.surroundings import NOT_THE_USERS, positional_names, untouched
 from structprune.frontends.torch.record.tree import modules_of
 from structprune.graph.graph import Value, Where
@@ -119,7 +119,8 @@ class Reader:
         given = iter(entering)
         names = {id(tensor): next(given) for tensor in tensors_in(self.inputs)}
         args, kwargs = (form(each, lambda tensor: names[id(tensor)]) for each in self.inputs)
-        found = list(map(value, results_in(result)))
+        inside = look_into(result)
+        found = list(map(value, inside.tensors))
         if not found:
             raise CaptureError(f"{type(self.model).__name__}'s forward gives back no tensor")
         return Capture(
@@ -136,6 +137,7 @@ class Reader:
             training=self.training,
             arguments=(args, kwargs),
             argument_names=positional_names(self.model),
+            said=inside.said,
             strides=self.strides,
             module_types={name: type(module) for name, module in self.model.named_modules()},
         )

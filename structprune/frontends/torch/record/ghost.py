@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from threading import get_ident
 from typing import Any
 from weakref import ref
 
@@ -14,10 +15,16 @@ from structprune.frontends.torch.record.sized import Sized
 
 # Every tensor without data of the recordings that go on.
 BORN: list[ref[Tensor]] = []
+# In which threads code wanted what such tensors do not have.
+ESCAPES: list[int] = []
 
 
 class GhostEscaped(Exception):
     """The model wants the values of a tensor that has none."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        ESCAPES.append(get_ident())
 
 
 class Ghost(Sized, Tensor):  # type: ignore[override, misc]

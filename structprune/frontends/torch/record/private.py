@@ -5,18 +5,24 @@ What is patched is patched for one thread alone, by one recording at a time, and
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from threading import get_ident
 from typing import Any
 
 import torch
+import torch.utils.dlpack
 from torch import Tensor
 
 # One recording at a time in this process; one inside another is allowed.
 LOCK = threading.RLock()
+# What stands in a recording where code takes the memory of a tensor past all operators.
+LIBRARY: Any = torch.library.Library("structprune", "DEF")  # type: ignore[no-untyped-call]
+LIBRARY.define("handed_out(Tensor(a!) self) -> ()")
+LIBRARY.impl("handed_out", lambda tensor: None, "CompositeExplicitAutograd")
 
 # A path from `torch` for each private name.
 NAMES = (
@@ -164,24 +170,38 @@ def operators_to(handle: Handler) -> Iterator[None]:
             _include(PRE_DISPATCH, was_included)
 
 
-# Methods that hand out the numbers of a tensor past all operators.
-READERS = frozenset(
-    getattr(Tensor, name)
-    for name in ("numpy", "tolist", "data_ptr", "untyped_storage", "__array__", "__dlpack__")
-    if hasattr(Tensor, name)
-)
+# Methods that hand out the memory of a tensor past all operators, to read it or to write it.
+HANDING_OUT = ("numpy", "tolist", "data_ptr", "untyped_storage", "storage", "__array__", "__dlpack__",
+               "apply_", "map_", "map2_")  # fmt: skip
 
 
-class Reads(torch.overrides.TorchFunctionMode):
-    """Notes whether code reads the numbers of tensors past all operators."""
+@contextmanager
+def handing_out(tell: Callable[[Tensor], None], assign: Callable[[Tensor, Tensor], None]) -> Iterator[None]:
+    """Tell of each tensor whose memory the code of this thread takes past all operators, or puts in another's place."""
+    thread = get_ident()
+    torchs_data: Any = Tensor.data
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.any = False
+    def telling(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def method(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+            if get_ident() == thread:
+                tell(tensor)
+            return function(tensor, *args, **kwargs)
 
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.any |= function in READERS
-        return function(*args, **(kwargs or {}))
+        return method
+
+    def set_data(tensor: Tensor, other: Tensor) -> None:
+        if get_ident() == thread:
+            assign(tensor, other)
+        torchs_data.__set__(tensor, other)
+
+    with LOCK, ExitStack() as stack:
+        for name in HANDING_OUT:
+            stack.enter_context(patched(Tensor, name, telling(getattr(Tensor, name))))
+        stack.enter_context(patched(Tensor, "data", property(torchs_data.__get__, set_data)))
+        for module in (torch, torch.utils.dlpack):
+            stack.enter_context(patched(module, "to_dlpack", telling(module.to_dlpack)))
+        yield
 
 
 @contextmanager
@@ -236,9 +256,13 @@ def plain(model: Any) -> Any:
 @contextmanager
 def patched(owner: Any, name: str, value: Any) -> Iterator[None]:
     """Another attribute for a while. Only inside the lock."""
-    before = vars(owner)[name]
+    is_inherited = name not in vars(owner)
+    before = vars(owner).get(name)
     setattr(owner, name, value)
     try:
         yield
     finally:
-        setattr(owner, name, before)
+        if is_inherited:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, before)

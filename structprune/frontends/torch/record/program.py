@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import linecache
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,8 +16,9 @@ from torch import Tensor, fx
 
 from structprune.errors import UnsupportedModel
 from structprune.frontends.torch.record.autocast import under_autocast
+from structprune.frontends.torch.record.expression import Expression
 from structprune.frontends.torch.record.record import Call, Capture, rebuilt_like, values_in
-from structprune.frontends.torch.record.result import Made, Opaque
+from structprune.frontends.torch.record.result import Made, Opaque, Told
 from structprune.graph.graph import Value
 
 
@@ -123,7 +124,14 @@ class Program:
 
     # -- results -----------------------------------------------------------------------------------
 
-    def output(self) -> Any:
+    def tell(self, following: Callable[[int | float, Expression], Any]) -> None:
+        """Put into the result the numbers that follow the sizes of the inputs."""
+        last = next(iter(reversed(self.graph.nodes)))
+        with self.graph.inserting_before(last):
+            last.args = (self.output(following),)
+
+    def output(self, following: Callable[[int | float, Expression], Any] = lambda given, expression: given) -> Any:
+        self.following = following
         mapped: Any = self.result(self.capture.result)
         kind = self.capture.result_type
         if kind is None:
@@ -134,6 +142,8 @@ class Program:
     def result(self, structure: Any) -> Any:
         if isinstance(structure, Value):
             return self.node(structure)
+        if isinstance(structure, Told):
+            return self.following(structure.value, structure.expression)
         if isinstance(structure, dict):
             return {key: self.result(item) for key, item in structure.items()}
         if isinstance(structure, Made):

@@ -109,6 +109,7 @@ class Stopped(Exception):
         self.cause = cause
         self.place = place
         self.refusal = refusal
+        self.is_threaded = False
 
 
 @dataclass(slots=True, repr=False)
@@ -143,6 +144,11 @@ class Capture:
     compared: Mapping[Any, Comparison] = field(default_factory=dict)
     integers: Sequence[tuple[Expression, int]] = ()
     floats: Sequence[tuple[Expression, float]] = ()
+    # What the result says beside its tensors, and the numbers in it that know where they come from.
+    said: Sequence[tuple[str, Any]] = ()
+    told: Sequence[Expression] = ()
+    # Whether the code hands work to other threads, where nothing is recorded.
+    is_threaded: bool = False
     plain: Plain = ALL_PLAIN
 
 

@@ -6,8 +6,8 @@ Operators are seen before composite ones are taken apart (`linear` and `scaled_d
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -27,6 +27,7 @@ from structprune.frontends.torch.record.sizes import Sizes
 from structprune.frontends.torch.record.surroundings import NOT_THE_USERS, module_names
 from structprune.frontends.torch.record.traits import Traits, decomposes, traits
 from structprune.frontends.torch.record.tree import paths_of
+from structprune.frontends.torch.record.unseen import Unseen
 from structprune.frontends.torch.record.values import Values
 from structprune.graph.graph import Value, Where
 from structprune.graph.progress import doing
@@ -60,26 +61,29 @@ class Recorder:
         # Memory that was there before, with what it held before it was written; memory that was made since.
         self._saved: dict[int, tuple[UntypedStorage, UntypedStorage]] = {}
         self._fresh: set[int] = set()
-        self.reads = private.Reads()
+        # Whether code took the numbers of tensors past all operators, or gave work to other threads.
+        self.reads_past = False
+        self.is_threaded = False
         # What the numbers of the inputs, or chance, had a part in; and whether it was written where others may read it.
         self.varying: set[Value] = set()
         self.is_spread = False
 
     @contextmanager
-    def recording(self) -> Iterator[None]:
-        """Inside, what this thread computes is recorded."""
+    def recording(self) -> Iterator[Callable[[], None]]:
+        """Inside, what this thread computes is recorded; gives what raises at its end if not all of it was seen."""
+        unseen = Unseen(self)
         with (
             private.LOCK,
             private.unfused_attention(),
             module_names(self.named, self.running),
             private.function_calls(self.grad_modes),
             torch.no_grad() if self.is_real else torch.enable_grad(),
-            self.reads if self.is_real else nullcontext(),
             private.uncompiled(),
+            unseen.watched(),
             private.operators_to(self.handle),
         ):
             try:
-                yield
+                yield unseen.check
             finally:
                 with private.no_python_dispatcher():
                     for storage, before in self._saved.values():
@@ -204,13 +208,17 @@ class Recorder:
         known = {storage.data_ptr() for each in tensors if (storage := storage_of(each)) is not None}
         if traits(function).writes:
             for tensor in tensors:
-                storage = storage_of(tensor)
-                if storage is not None and storage.data_ptr() not in self._fresh | self._saved.keys():
-                    self._saved[storage.data_ptr()] = storage, storage.clone()  # type: ignore[no-untyped-call]
+                if (storage := storage_of(tensor)) is not None:
+                    self.save(storage)
         result = function(*args, **kwargs)
         made = {storage.data_ptr() for each in tensors_in(result) if (storage := storage_of(each)) is not None}
         self._fresh |= made - known
         return result
+
+    def save(self, storage: UntypedStorage) -> None:
+        """Keep what memory holds that was there before the recording."""
+        if storage.data_ptr() not in self._fresh | self._saved.keys():
+            self._saved[storage.data_ptr()] = storage, storage.clone()  # type: ignore[no-untyped-call]
 
     def _answer(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What data decide is decided as in the run that this one is compared with: both take the same path."""

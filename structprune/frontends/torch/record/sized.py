@@ -8,6 +8,9 @@ from torch import Tensor, nn
 
 from structprune.frontends.torch.record import private
 
+# How the text of a tensor without its numbers begins.
+NO_NUMBERS = "tensor(..."
+
 
 class Sized:
     """Answers with the recorder's numbers while it records, and with plain ones before and after."""
@@ -30,7 +33,7 @@ class Sized:
         show: Any = Tensor.__repr__
         if self._recorder_of_sizes is None:
             return str(show(whole, tensor_contents=tensor_contents))
-        return f"tensor(..., size={tuple(Tensor.size(whole))})"
+        return f"{NO_NUMBERS}, size={tuple(Tensor.size(whole))})"
 
     def size(self, dim: Any = None) -> Any:
         return self.shape if dim is None else self.shape[dim]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 import random
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import get_ident
 from typing import Any
@@ -101,6 +104,26 @@ def module_names(names: Mapping[nn.Module, str], stack: list[str]) -> Iterator[N
         for module in names:
             for hooks in (module._forward_pre_hooks, module._forward_hooks, module._forward_hooks_always_called):
                 hooks.pop(HOOK, None)
+
+
+@contextmanager
+def threads_noted(note: Callable[[], None]) -> Iterator[None]:
+    """Tell when the code that runs in this thread gives work to another one. Only inside the lock."""
+    thread = get_ident()
+
+    def noting(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def start(*args: Any, **kwargs: Any) -> Any:
+            if get_ident() == thread:
+                note()
+            return function(*args, **kwargs)
+
+        return start
+
+    with ExitStack() as stack:
+        for owner, name in ((threading.Thread, "start"), (ThreadPoolExecutor, "submit")):
+            stack.enter_context(private.patched(owner, name, noting(vars(owner)[name])))
+        yield
 
 
 def positional_names(model: nn.Module) -> list[str]:

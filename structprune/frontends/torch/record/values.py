@@ -95,6 +95,10 @@ class Values:
             self.strides[value] = tensor.stride()
         return value
 
+    def name(self, tensor: Tensor, value: Value) -> None:
+        """From now on, the tensor is this value."""
+        self._values[id(tensor)] = tensor, value
+
     def result(self, tensor: Tensor, name: str) -> Value:
         """The value of an operator's result."""
         value = self.new(tensor, name)

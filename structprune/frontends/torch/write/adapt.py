@@ -17,8 +17,9 @@ from torch import nn
 from structprune.algebra.axis import Dim
 from structprune.errors import CaptureError
 from structprune.frontends.torch.read.lower import lower
-from structprune.frontends.torch.record.expression import Attribute
+from structprune.frontends.torch.record.expression import Attribute, Size, leaves
 from structprune.frontends.torch.record.record import Arguments, Capture, Stopped
+from structprune.frontends.torch.record.result import first_said_otherwise
 from structprune.frontends.torch.record.symbols import ALL_PLAIN, is_torchs, passed_on, set_numbers
 from structprune.frontends.torch.record.training import record_like, touched
 from structprune.frontends.torch.write.attention import fit_attention
@@ -72,6 +73,8 @@ class Adapter:
         trial = self.mended(rewrite, by_name(rewrite.edits()), numbers, is_filled=self.captures[0].is_real)
         difference, cause = self.check(trial, rewrite)
         if difference is not None:
+            if difference.is_said:
+                return Misfit(difference.problem, self.converted(rewrite))
             op = self.ops[min(difference.index, len(self.ops) - 1)]
             return Misfit(f"{op}: {cause or difference.problem}", self.blamed(op, difference, rewrite))
         wrong = self.wrong_in_training(trial, rewrite)
@@ -127,7 +130,16 @@ class Adapter:
         found = comparison.first_difference(after.calls, after.inputs, after.constants, after.outputs)
         if found is None and not comparison.same_outputs(after):
             found = Difference(len(comparison.ops), "other outputs", {}, {})
-        return found, ""
+        said = self.said_otherwise(comparison.before, after) if found is None else ""
+        return (Difference(len(comparison.ops), said, {}, {}, is_said=True) if said else found), said
+
+    def said_otherwise(self, before: Capture, after: Capture) -> str:
+        """What the result says beside its tensors that is not the same; times and the like never are."""
+        found = first_said_otherwise(before.said, after.said, before.reads_data)
+        if not found:
+            return ""
+        again = record_like(before, self.model, self.inputs, ALL_PLAIN)
+        return "" if first_said_otherwise(before.said, again.said, before.reads_data) else found
 
     def wrong_in_training(self, small: nn.Module, rewrite: Rewrite) -> dict[Dim, str]:
         """What is cut may mean something else in training: the widths at fault."""
@@ -165,6 +177,13 @@ class Adapter:
         found = [dim for each in alike for dim in self.changed(each, rewrite)]
         found = found or [dim for each in near for dim in self.changed(each, rewrite)]
         return dict.fromkeys(found, reason)
+
+    def converted(self, rewrite: Rewrite) -> dict[Dim, str]:
+        """The widths that the code turned into numbers of which nothing says where they come from."""
+        given = (each for capture in self.captures for each, _ in (*capture.integers, *capture.floats))
+        axes = (self.code.axis_of(leaf) for each in given for leaf in leaves(each) if isinstance(leaf, Size))
+        dims = (dim for axis in axes if axis for dim in self.solution.system.leaves(axis))
+        return dict.fromkeys((dim for dim in dims if dim in rewrite.kept), "the model's result follows from its size")
 
     def changed(self, op: Op, rewrite: Rewrite) -> list[Dim]:
         values = [value for value in values_of(op) if value.parameter is None]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from structprune.errors import short
 from structprune.frontends.torch.read.index import makers, reading_of
 from structprune.frontends.torch.read.lower import bind, find_entry
 from structprune.frontends.torch.record.record import Call, Capture
@@ -22,17 +23,23 @@ from structprune.passes.rewrite import Rewrite
 TOLD_BY_SHAPES = ("reshape", "split")
 
 
+# Objects among arguments of which nothing more can be said than what they are.
+NAMELESS = (torch.Generator, torch.UntypedStorage, torch.TypedStorage)
 PASSED = (torch.ops.aten.contiguous.default, torch.ops.aten.alias.default)
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Where two graphs part: the operator's place, what differs, and the arguments that the model gave."""
+    """Where two graphs part: the operator's place, what differs, and the arguments that the model gave.
+
+    is_said: their results say something else beside their tensors.
+    """
 
     index: int
     problem: str
     expected: Mapping[str, Any]
     found: Mapping[str, Any]
+    is_said: bool = False
 
 
 class Comparison:
@@ -117,7 +124,8 @@ class Comparison:
                     if not self.same_index(value, found.get(name), op, new):
                         return "an index of other numbers"
                 elif not self.same(value, found.get(name)):
-                    return f"{name}={plain(found.get(name))} in place of {plain(value)}"
+                    is_told, given = plain(value), plain(found.get(name))
+                    return f"{name} is another {given}" if given == is_told else f"{name}={given} in place of {is_told}"
         if len(old.outputs) != len(new.outputs):
             return "another number of results"
         for before, after in zip(old.outputs, new.outputs, strict=True):
@@ -149,8 +157,8 @@ class Comparison:
         if isinstance(old, int | float) or isinstance(new, int | float):
             # A number in the place of a tensor is one with a single entry.
             return bool(self.number(old, self.before.constants) == self.number(new, self.constants))
-        if isinstance(old, torch.Generator):
-            return isinstance(new, torch.Generator)
+        if isinstance(old, NAMELESS):
+            return isinstance(new, type(old))
         if not isinstance(old, Value):
             return bool(old == new)
         if not isinstance(new, Value):
@@ -177,4 +185,4 @@ def is_number(constant: torch.Tensor | None) -> bool:
 
 
 def plain(argument: Any) -> str:
-    return argument.name if isinstance(argument, Value) else repr(argument)
+    return argument.name if isinstance(argument, Value) else short(argument)

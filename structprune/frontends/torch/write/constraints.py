@@ -137,9 +137,12 @@ class Code:
         for op in self.ops:
             if not self.has_own_way(op):
                 self.read(op, system, result)
-        for side, why in self.decided():
+        for side, why in (*self.decided(), *self.told()):
             shares = shares_of(side, self.axis_of)
             system.extend([(shares, why)] if shares else [])
+            if shares is None:
+                axes = (self.axis_of(leaf) for leaf in leaves(side) if isinstance(leaf, Size))
+                result.freeze((dim for axis in axes if axis for dim in self.solution.system.leaves(axis)), why)
         for equation, why in sorted(eliminated(system), key=lambda each: is_balanced(each[0])):
             result.require(equation, why)
         self.try_out(result)
@@ -155,6 +158,12 @@ class Code:
                     found = set(leaves(side))
                     if found and all(isinstance(leaf, Attribute) for leaf in found):
                         yield side, f"the code compares sizes of inputs with it at {each.file}:{each.line}"
+
+    def told(self) -> Iterator[tuple[Expression, str]]:
+        """The numbers in the model's result."""
+        for capture in self.captures:
+            for each in capture.told:
+                yield each, "the model gives back its size"
 
     def read(self, op: Op, system: list[tuple[Shares, str]], result: Proportions) -> None:
         known = self.equations.get(op, [])

@@ -100,6 +100,8 @@ class Editor:
             if value in self.capture.constants:
                 constant = self.capture.constants[value].detach().clone()
                 self.root.register_buffer(stored_name(self.capture, value), constant, persistent=False)
+        if self.capture.told:
+            self.program.tell(self.following.written)
         self.graph.eliminate_dead_code(is_impure_node=is_impure)
         return self.graph
 

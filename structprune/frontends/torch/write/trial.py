@@ -19,7 +19,7 @@ from structprune.errors import CaptureError
 from structprune.frontends.torch.record.inputs import first_line
 from structprune.frontends.torch.record.private import unfused_attention as unfused
 from structprune.frontends.torch.record.record import Arguments, Capture, Stopped, map_tensors, tensors_in
-from structprune.frontends.torch.record.result import results_in
+from structprune.frontends.torch.record.result import look_into
 from structprune.frontends.torch.record.surroundings import untouched
 from structprune.frontends.torch.record.training import record_like
 from structprune.frontends.torch.record.tree import stored
@@ -242,7 +242,10 @@ def run(
             interceptor = Interceptor(copied, intercept)
             with interceptor.recording():
                 result = copied(*args, **kwargs)
-        return {f"output {k}": as_array(tensor) for k, tensor in enumerate(results_in(result))}
+        found = look_into(result, copied)
+        outputs = {f"output {k}": as_array(tensor) for k, tensor in enumerate(found.tensors)}
+        floats = (value for kind, value in found.said if kind == "float")
+        return {**outputs, **{f"number {k} of the result": np.asarray(value) for k, value in enumerate(floats)}}
 
 
 def shapes_of(recorded: Capture) -> Outputs:
