@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from math import prod
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace, device
@@ -23,23 +22,10 @@ from structprune.graph.edit import Add, Weights
 from structprune.graph.graph import Op, Value
 from structprune.operators.elementwise import Pointwise
 from structprune.operators.normalisation import BatchNorm
-from structprune.passes.propagate import Names, Solution
+from structprune.passes.follow import Follower, Source
+from structprune.passes.propagate import Solution
 from structprune.passes.rewrite import Rewrite
 from structprune.passes.score import to_numpy
-
-
-class Source(Protocol):
-    """What a front end tells of numbers."""
-
-    def arrays(self, names: Iterable[str]) -> Weights:
-        """Parameters as arrays."""
-
-    def numbers(self, value: Value) -> Array | None:
-        """The numbers of a constant that is no parameter, where inputs of other sizes do not change them."""
-
-    def computed(self, op: Op, operands: Sequence[Array]) -> Array | None:
-        """A pointwise operator run on such numbers, in the types of the model; None where that cannot be done, or where
-        inputs of other sizes change what the operator does."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,134 +103,48 @@ def fold(solution: Solution, source: Source | None) -> Folding:
     if source is None:
         return Folding()
     try:
-        return Tracker(solution, source).track()
+        return Folder(solution, source).folding()
     except NotFinite:
         return Folding()
 
 
-# An operator, and what is known of its operands and its results.
-Step = tuple[Op, list[Known | None], Sequence[Known | None]]
-
-
-class Tracker:
-    """Walks the operators once to see what is constant, and once more for what reads it."""
+class Folder:
+    """Looks at all that reads what is constant."""
 
     def __init__(self, solution: Solution, source: Source) -> None:
         self.solution = solution
-        self.source = source
-        graph = solution.graph
-        self.ops = [op for op in graph.ops if op not in graph.only_in_training]
-        # What the model itself writes is another number in each run.
-        written = {target.base or target for op in self.ops for target in op.overwrites}
-        self.stored = {value for value in graph.parameters.values() if value not in written}
-        self.arrays = source.arrays([str(value.parameter) for value in self.stored])
-        self.known: dict[Value, Known | None] = {}
+        self.follower = Follower(solution.graph, source)
         self.readers: dict[Value, list[tuple[Op, int]]] = {}
-        for op in self.ops:
+        for op in self.follower.ops:
             for place, value in enumerate(op.inputs):
                 if value is not None:
                     self.readers.setdefault(value, []).append((op, place))
-        self.may_run = False
         self.free: dict[Dim, Mask] = {}
         self.shares: list[Share] = []
 
-    def track(self) -> Folding:
+    def folding(self) -> Folding:
         # Nearly all models have no constants: that is seen without running anything.
-        for self.may_run in (False, True):
-            steps = self.walked()
+        for self.follower.may_run in (False, True):
+            steps = self.follower.walk()
+            for op, _, results in steps:
+                for value, found in zip(op.outputs, results, strict=False):
+                    self.note(value, found)
             self.forget_idle()
             if not self.free:
                 return Folding()
-        self.refuse_broken()
+        self.follower.check_finite()
         for op, given, results in steps:
             self.read(op, given, results)
         return Folding(self.free, self.shares)
 
-    # -- what is constant ----------------------------------------------------------------------
-
-    def walked(self) -> list[Step]:
-        """Every operator with what is known before and after it."""
-        self.known.clear()
-        names = Names()
-        steps = [self.step(op, names) for op in self.ops]
-        for op, _, results in steps:
-            for value, found in zip(op.outputs, results, strict=False):
-                # What is known as a whole is made of parameters alone.
-                if found is not None and found.mask.any() and not found.mask.all():
-                    self.note(value, found)
-        return steps
-
-    def step(self, op: Op, names: Names) -> Step:
-        given = [None if value is None else self.of(value) for value in op.inputs]
-        results = op.operator.constants(op, given, self)
-        # Whatever other names this memory has, nothing is known of it any more.
-        for target in op.overwrites:
-            self.known.update(dict.fromkeys(names.of(target)))
-        for value, found in zip(op.outputs, results, strict=False):
-            if found is not None and found.mask.any():
-                assert found.mask.ndim == len(value.shape), f"{op.name} gives constants of another rank"
-                self.known[value] = found
-        for value in op.outputs:
-            names.note(value)
-        return op, given, results
-
-    def of(self, value: Value) -> Known | None:
-        """What is known of an operand. Stored tensors larger than vectors are no scales or shifts."""
-        if value not in self.known and value.producer is None:
-            is_vector = prod(value.shape) <= max(value.shape, default=1)
-            self.known[value] = self.constant(value) if is_vector else None
-        return self.known.get(value)
-
-    def constant(self, value: Value) -> Known | None:
-        if value.parameter is None:
-            found = self.source.numbers(value) if self.may_run else None
-            return None if found is None or found.shape != value.shape else known(found)
-        return None if (array := self.array(value)) is None else known(to_numpy(array))
-
-    def array(self, value: Value | None) -> Any:
-        """A stored tensor; None for any other."""
-        if value not in self.stored:
-            return None
-        array = self.arrays[str(value.parameter)]
-        # Complex numbers come as pairs.
-        return array if tuple(array.shape) == value.shape else None
-
-    def zero_slices(self, weight: Value | None, axis: int) -> Mask | None:
-        """Few slices begin with a zero: only those are read to the end."""
-        if (array := self.array(weight)) is None:
-            return None
-        space = array_namespace(array)
-        front = space.moveaxis(array, axis, 0)
-        is_zero = np.asarray(to_numpy(front[(slice(None), *[0] * (front.ndim - 1))]) == 0)
-        begun = np.flatnonzero(is_zero)
-        if len(begun):
-            taken = space.take(front, space.asarray(begun, device=device(array)), axis=0)
-            is_zero[begun] = to_numpy(space.all(space.reshape(taken, (len(begun), -1)) == 0, axis=1)) != 0
-        return is_zero
-
-    def filter_sums(self, weight: Value | None) -> Array | None:
-        array = self.array(weight)
-        return None if array is None else to_numpy(array).reshape(len(array), -1).sum(1)
-
-    def run(self, op: Op, operands: Sequence[Array]) -> Array | None:
-        return self.source.computed(op, operands) if self.may_run else None
-
-    def note(self, value: Value, found: Known) -> None:
-        """Indices at which a result is constant may be free."""
+    def note(self, value: Value, found: Known | None) -> None:
+        """Indices at which a result is constant may be free. What is known as a whole is made of parameters alone."""
+        if found is None or not found.mask.any() or found.mask.all():
+            return
         for axis, size in zip(self.solution.expanded(value), found.mask.shape, strict=True):
             for dim in self.solution.variables(axis) if size > 1 else ():
                 if dim not in self.solution.system.frozen:
                     self.free[dim] = self.free.get(dim, False) | self.is_known(value, found, dim)
-
-    def refuse_broken(self) -> None:
-        """Zero times what is infinite, or no number, is not zero."""
-        for value in self.stored:
-            if (array := self.array(value)) is not None:
-                space = array_namespace(array)
-                if space.isdtype(array.dtype, "real floating") and not space.all(space.isfinite(array)):
-                    raise NotFinite
-
-    # -- what reads it -------------------------------------------------------------------------
 
     def read(self, op: Op, given: Sequence[Known | None], results: Sequence[Known | None]) -> None:
         summed = op.operator.summed(op)
@@ -297,7 +197,7 @@ class Tracker:
         whole = (value.shape[axis],)
         flat = x.reshaped((-1,)).spread(whole) if x is not None and is_row else known(np.zeros(whole), False)
         is_free, expression = flat.is_zero, self.solution.expanded(value)[axis]
-        target = self.target(op) if summed.is_even and weight in self.stored else None
+        target = self.target(op) if summed.is_even and self.follower.has_array(weight) else None
         if target is not None and (flat.mask & ~flat.is_zero).any():
             is_free = flat.mask
             self.shares.append(Share(flat, expression, summed, str(weight.parameter), *target))
@@ -332,7 +232,7 @@ class Tracker:
     def is_own(self, parameter: Value) -> bool:
         """Nothing else reads it."""
         is_read_once = len(self.readers[parameter]) == 1 and parameter not in self.solution.graph.outputs
-        return is_read_once and self.array(parameter) is not None
+        return is_read_once and self.follower.has_array(parameter)
 
 
 def lies_along(parameter: Value, op: Op) -> bool:

@@ -9,8 +9,8 @@ from typing import Any
 from structprune.algebra.axis import Dim, Kept
 from structprune.algebra.order import Indices
 from structprune.errors import PlanMismatch, printed
-from structprune.frontends import check_output, neutral, plain, read, stored_numbers, stored_shapes
-from structprune.frontends.names import called
+from structprune.frontends import check_output, neutral, plain, read, stored_shapes
+from structprune.frontends.names import called, stored_numbers
 from structprune.frontends.protocol import Constraints, Described, Realized
 from structprune.graph.edit import by_name
 from structprune.graph.plan_file import (

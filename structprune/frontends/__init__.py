@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -70,15 +70,6 @@ def stored_shapes(model: Any) -> dict[str, Shape]:
     return names.stored_shapes(model)
 
 
-def stored_numbers(model: Any, wanted: Collection[str]) -> dict[str, list[int]]:
-    """The numbers in the named indices, row by row."""
-    if wanted and is_onnx(model):
-        from structprune.frontends.onnx.front import stored_numbers as numbers_in_file
-
-        return numbers_in_file(model, wanted)
-    return names.stored_numbers(model, wanted)
-
-
 def read_state(model: Any, weights: Any) -> Mapping[str, Any]:
     """The state dict of a small torch model: as it is given, or from a file."""
     if is_onnx(model):
@@ -121,14 +112,4 @@ def with_packages() -> None:
         raise MissingPackage(f"ONNX models need {error.name}: pip install 'structprune[onnx]'") from error
 
 
-__all__ = [
-    "Frontend",
-    "check_output",
-    "is_torch",
-    "neutral",
-    "plain",
-    "read",
-    "read_state",
-    "stored_numbers",
-    "stored_shapes",
-]
+__all__ = ["Frontend", "check_output", "is_torch", "neutral", "plain", "read", "read_state", "stored_shapes"]

@@ -11,7 +11,7 @@ from structprune.errors import UnsupportedRatio
 from structprune.graph.edit import Edits, Weights
 from structprune.graph.graph import Graph, Shape
 from structprune.passes.bundle import Tie
-from structprune.passes.fold import Source
+from structprune.passes.follow import Source
 from structprune.passes.propagate import Solution
 from structprune.passes.rewrite import Rewrite
 from structprune.passes.verify import Trial

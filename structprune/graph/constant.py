@@ -78,19 +78,14 @@ def along(axis: int, rank: int, values: Array, mask: Any = True) -> Known:
     return known(values, mask).reshaped([-1 if k == axis % rank else 1 for k in range(rank)])
 
 
-def either(first: Known, second: Known) -> Known:
-    """What is known from one or the other."""
-    return known(np.where(second.mask, second.values, first.values), first.mask | second.mask)
-
-
 class Numbers(Protocol):
     """What an operator may ask for."""
 
     def zero_slices(self, weight: Value | None, axis: int) -> Mask | None:
         """The indices along an axis at which a stored tensor holds nothing but zeros; None where nothing is stored."""
 
-    def filter_sums(self, weight: Value | None) -> Array | None:
-        """The sum of each filter of a stored weight."""
+    def filter_sums(self, weight: Value) -> Array:
+        """The sum of each filter of a weight that is stored."""
 
     def run(self, op: Op, operands: Sequence[Array]) -> Array | None:
         """The operator itself on these numbers; None where inputs of other sizes would change what it does."""

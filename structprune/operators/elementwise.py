@@ -64,32 +64,27 @@ class Pointwise(Operator):
         """Where all operands are known, f of them; zero where algebra says so of those that are."""
         present = [each or UNKNOWN for each in given]
         is_told = reduce(np.logical_and, (each.mask for each in present), np.asarray(True))
-        found = numbers.run(op, [each.values for each in present]) if is_told.any() and not self.draws else None
-        result = UNKNOWN if found is None or len(op.outputs) > 1 else known(found, is_told)
-        is_zero = np.asarray(False)
+        may_run = is_told.any() and not self.draws and len(op.outputs) == 1
+        found = numbers.run(op, [each.values for each in present]) if may_run else None
+        result = UNKNOWN if found is None else known(found, is_told)
         for places in self.zero.where if not self.zero.unless else ():
-            is_zero = is_zero | reduce(np.logical_and, (present[place].is_zero for place in places))
+            is_zero = reduce(np.logical_and, (present[place].is_zero for place in places))
+            result = known(result.values, result.mask | is_zero)
         rank = len(op.outputs[0].shape)
-        whole = known(result.values, result.mask | is_zero)
-        return [whole.reshaped((1,) * (rank - whole.mask.ndim) + whole.mask.shape) for _ in op.outputs]
+        return [result.reshaped((1,) * (rank - result.mask.ndim) + result.mask.shape) for _ in op.outputs]
 
 
 @operator
 @dataclass(frozen=True, slots=True)
-class Write(Operator):
+class Write(Pointwise):
     """target[...] = f(target[...], source[...]), in place"""
 
     kinds = ("write",)
-    zero: Zero = NEVER
-    draws: bool = False
 
-    def meet(self, op: Op, target: Operand, *sources: Operand) -> Meeting:
-        meeting = Pointwise(self.zero).meet(op, target, *sources)
-        meeting.outputs = [target.axes]
+    def meet(self, op: Op, *operands: Operand) -> Meeting:
+        meeting = Pointwise.meet(self, op, *operands)
+        meeting.outputs = [operands[0].axes]
         return meeting
-
-    def constants(self, op: Op, given: Sequence[Known | None], numbers: Numbers) -> Sequence[Known | None]:
-        return Pointwise(self.zero, self.draws).constants(op, given, numbers)
 
 
 @operator

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from structprune.algebra.axis import Mask
 from structprune.algebra.notation import Name, names, parse
-from structprune.graph.constant import Known, Numbers, Summed, along, either, known
+from structprune.graph.constant import Array, Known, Numbers, Summed, along, known
 from structprune.graph.graph import Op
 from structprune.graph.operator import Contraction, Meeting, Operand, Operator, Resized, contract, operator
 
@@ -21,26 +22,13 @@ BY_POSITION = "(g i) ..., (g o) i [kh kw], (g o) -> (g o) ..."
 BATCHED = {text: parse(f"b {text}".replace("-> ", "-> b ")) for text in (CONVOLUTION, TRANSPOSED, BY_POSITION)}
 
 
-def shifted(op: Op, given: Sequence[Known | None], axis: int, result: Known) -> Known | None:
-    """A result and the bias along that axis."""
-    bias = (*op.inputs, None)[2]
-    if bias is None:
-        return result
-    added, rank = given[2], len(op.outputs[0].shape)
-    if added is None or len(bias.shape) != 1:
-        return None
-    own = along(axis, rank, added.values, added.mask)
-    return known(result.values + own.values, result.mask & own.mask)
-
-
-def of_zero_filters(
-    op: Op, given: Sequence[Known | None], numbers: Numbers, axis: int, weight_axis: int
-) -> Known | None:
-    """Filters of zeros give their bias. The results lie along `axis`, the filters along that axis of the weight."""
-    is_zero = numbers.zero_slices(op.inputs[1], weight_axis)
-    if is_zero is None or not is_zero.any():
-        return None
-    return shifted(op, given, axis, along(axis, len(op.outputs[0].shape), np.zeros(len(is_zero)), is_zero))
+def shifted(op: Op, given: Sequence[Known | None], axis: int, values: Array, mask: Mask) -> Known | None:
+    """Constants along that axis of the results, and the bias."""
+    own = along(axis, len(op.outputs[0].shape), values, mask)
+    if (*op.inputs, None)[2] is None:
+        return own
+    bias = given[2] and along(axis, own.mask.ndim, given[2].values, given[2].mask)
+    return bias and known(own.values + bias.values, own.mask & bias.mask)
 
 
 @operator
@@ -67,7 +55,11 @@ class Linear(Operator):
         return contract(TRANSPOSED_LINEAR if self.is_transposed else LINEAR, 2, op, operands)
 
     def constants(self, op: Op, given: Sequence[Known | None], numbers: Numbers) -> Sequence[Known | None]:
-        return (of_zero_filters(op, given, numbers, -1, int(self.is_transposed)),) if self.is_plain else ()
+        """Filters of zeros give their bias."""
+        is_zero = numbers.zero_slices(op.inputs[1], int(self.is_transposed))
+        if is_zero is None or not self.is_plain:
+            return ()
+        return (shifted(op, given, -1, np.zeros(len(is_zero)), is_zero),)
 
     def summed(self, op: Op) -> Summed | None:
         return Summed(-1, 0 if self.is_transposed else 1) if self.is_plain else None
@@ -129,23 +121,19 @@ class Convolution(Operator):
         return replace(self, groups=new.shape(wide)[self.channels(op)] // new.shape(weight)[1])
 
     def constants(self, op: Op, given: Sequence[Known | None], numbers: Numbers) -> Sequence[Known | None]:
-        if self.is_transposed:
+        """Filters of zeros give their bias, and one for each channel a constant for a constant."""
+        weight = op.inputs[1]
+        is_zero = numbers.zero_slices(weight, 0)
+        if weight is None or is_zero is None or self.is_transposed:
             return ()
-        (x, weight), axis = op.inputs[:2], self.channels(op)
-        assert x is not None and weight is not None
-        zeros = of_zero_filters(op, given, numbers, axis, 0)
-        constant = given[0]
-        is_depthwise = self.groups == x.shape[axis] == weight.shape[0]
-        if not is_depthwise or constant is None or constant.mask.size != constant.mask.shape[axis]:
-            return (zeros,)
-        # Each filter meets one constant.
-        sums = numbers.filter_sums(weight)
-        if sums is None:
-            return (zeros,)
-        values, mask = constant.values.reshape(-1), constant.mask.reshape(-1)
-        mask = mask & ((values == 0) | (not self.has_borders))
-        found = shifted(op, given, axis, along(axis, len(x.shape), values * sums, mask))
-        return (found if zeros is None or found is None else either(found, zeros),)
+        axis, x, values, mask = self.channels(op), given[0], np.zeros(len(is_zero)), is_zero
+        is_row = x is not None and x.mask.size == x.mask.shape[axis]
+        if x is not None and is_row and self.groups == len(is_zero) and weight.shape[1] == 1:
+            constants = x.values.reshape(-1)
+            values = constants * numbers.filter_sums(weight)
+            # Zeros stand around: zero is the only constant there.
+            mask = is_zero | x.mask.reshape(-1) & ((constants == 0) | (not self.has_borders))
+        return (shifted(op, given, axis, values, mask),)
 
     def summed(self, op: Op) -> Summed | None:
         is_even = not self.has_borders and not self.is_transposed

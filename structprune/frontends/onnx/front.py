@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -24,12 +24,12 @@ from structprune.errors import (
     printable,
 )
 from structprune.frontends.onnx.read import operators  # noqa: F401  registers the entries
-from structprune.frontends.onnx.read.lower import Lowering, Stored, constants_of, quantization, weights
+from structprune.frontends.onnx.read.lower import Lowering, Stored, quantization, weights
 from structprune.frontends.onnx.record.check import count_of
 from structprune.frontends.onnx.record.external import external_tensors, slots
 from structprune.frontends.onnx.record.file import give_back, innermost, is_same, open_model
 from structprune.frontends.onnx.record.inputs import Examples, data, describe, examples, is_open, restore, traced
-from structprune.frontends.onnx.record.trace import Numbers, Trace, Type, constant, run_order, sizes, trace
+from structprune.frontends.onnx.record.trace import Numbers, Trace, Type, run_order, sizes, trace
 from structprune.frontends.onnx.write.constant import Constants
 from structprune.frontends.onnx.write.file import save
 from structprune.frontends.onnx.write.oracle import Zeroed, run_inside
@@ -320,13 +320,6 @@ class OnnxFrontend:
 def stored_shapes(model: Any) -> dict[str, Shape]:
     """The shapes of what a model stores, by name."""
     return shapes_of(weights(inlined(open_model(model))))
-
-
-def stored_numbers(model: Any, names: Collection[str]) -> dict[str, list[int]]:
-    """The numbers in the named constants, row by row."""
-    values = constants_of(inlined(open_model(model)))
-    tensors = {str(value.name): constant(value) for value in values if value.name in names}
-    return {name: tensor.numpy().reshape(-1).tolist() for name, tensor in tensors.items() if tensor is not None}
 
 
 def shapes_of(tensors: Mapping[str, ir.TensorProtocol]) -> dict[str, Shape]:

@@ -6,7 +6,7 @@ inputs that hold sizes, hold which fields.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -399,20 +399,14 @@ def is_quantized(value: ir.Value) -> bool:
 def weights(model: ir.Model) -> dict[str, ir.TensorProtocol]:
     """Everything that a model stores and that could be cut, used or not."""
     found: dict[str, ir.TensorProtocol] = {}
-    for value in constants_of(model):
-        tensor = constant(value)
-        if tensor is not None and is_weight(value, tensor):
-            found[str(value.name)] = tensor
-    return found
-
-
-def constants_of(model: ir.Model) -> Iterator[ir.Value]:
-    """The initializers, and what Constant nodes give."""
     for graph in model.graphs():
-        yield from graph.initializers.values()
-        for node in graph:
-            if node.op_type == "Constant" and not node.domain:
-                yield from node.outputs
+        values = [*graph.initializers.values()]
+        values += [value for node in graph if node.op_type == "Constant" and not node.domain for value in node.outputs]
+        for value in values:
+            tensor = constant(value)
+            if tensor is not None and is_weight(value, tensor):
+                found[str(value.name)] = tensor
+    return found
 
 
 def is_untrained(value: ir.Value, tensor: ir.TensorProtocol) -> bool:

@@ -253,11 +253,7 @@ def gather(call: Call) -> Lowered:
     if numbers is not None and numbers.ndim == 0:
         return Lowered(Select(axis, int(numbers)), [x], {"index": 1})
     if numbers is not None:
-        # Where a plan was made for other numbers than a file holds, it was made for another file.
-        origin = call.node.inputs[1]
-        stored = str(origin.name) if origin is not None and constant(origin) is not None else None
-        pick = Pick({axis: numbers % x.shape[axis]}, stored=stored)
-        return Lowered(pick, [x], lambda new: {1: new.indices[axis]})
+        return Lowered(Pick({axis: numbers % x.shape[axis]}), [x], lambda new: {1: new.index})
     path: Path = [
         *([(0, k)] for k in range(axis)),
         *([(1, k)] for k in range(len(chosen.shape))),

@@ -1,0 +1,118 @@
+"""Follow what is constant from operator to operator: numbers that are the same whatever the inputs of the model are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from math import prod
+from typing import Any, Protocol
+
+import numpy as np
+from array_api_compat import array_namespace, device
+
+from structprune.algebra.axis import Mask
+from structprune.graph.constant import Array, Known, NotFinite, known
+from structprune.graph.edit import Weights
+from structprune.graph.graph import Graph, Op, Value
+from structprune.passes.propagate import Names
+from structprune.passes.score import to_numpy
+
+# An operator, and what is known of its operands and its results.
+Step = tuple[Op, list[Known | None], Sequence[Known | None]]
+
+
+class Source(Protocol):
+    """What a front end tells of numbers."""
+
+    def arrays(self, names: Iterable[str]) -> Weights:
+        """Parameters as arrays."""
+
+    def numbers(self, value: Value) -> Array | None:
+        """The numbers of a constant that is no parameter, where inputs of other sizes do not change them."""
+
+    def computed(self, op: Op, operands: Sequence[Array]) -> Array | None:
+        """A pointwise operator run on such numbers, in the types of the model; None where that cannot be done, or where
+        inputs of other sizes change what the operator does."""
+
+
+class Follower:
+    """Walks the operators in order. Nothing is run but where `may_run` says so."""
+
+    def __init__(self, graph: Graph, source: Source) -> None:
+        self.source = source
+        self.may_run = False
+        self.ops = [op for op in graph.ops if op not in graph.only_in_training]
+        # What the model itself writes is another number in each run.
+        written = {target.base or target for op in self.ops for target in op.overwrites}
+        self.stored = {value for value in graph.parameters.values() if value not in written}
+        self.arrays = source.arrays([str(value.parameter) for value in self.stored])
+        self.known: dict[Value, Known | None] = {}
+
+    def walk(self) -> list[Step]:
+        """Every operator with what is known before and after it."""
+        self.known.clear()
+        names = Names()
+        return [self.step(op, names) for op in self.ops]
+
+    def step(self, op: Op, names: Names) -> Step:
+        given = [None if value is None else self.of(value) for value in op.inputs]
+        results = op.operator.constants(op, given, self)
+        # Whatever other names this memory has, nothing is known of it any more.
+        for target in op.overwrites:
+            self.known.update(dict.fromkeys(names.of(target)))
+        for value, found in zip(op.outputs, results, strict=False):
+            if found is not None and found.mask.any():
+                assert found.mask.ndim == len(value.shape), f"{op.name} gives constants of another rank"
+                self.known[value] = found
+        for value in op.outputs:
+            names.note(value)
+        return op, given, results
+
+    def of(self, value: Value) -> Known | None:
+        """What is known of an operand. Stored tensors larger than vectors are no scales or shifts."""
+        if value not in self.known and value.producer is None:
+            is_vector = prod(value.shape) <= max(value.shape, default=1)
+            self.known[value] = self.constant(value) if is_vector else None
+        return self.known.get(value)
+
+    def constant(self, value: Value) -> Known | None:
+        if value.parameter is not None:
+            return known(to_numpy(self.array(value))) if self.has_array(value) else None
+        found = self.source.numbers(value) if self.may_run else None
+        return known(found) if found is not None and found.shape == value.shape else None
+
+    def has_array(self, value: Value | None) -> bool:
+        """A tensor is stored. Complex numbers come as pairs, which are not followed."""
+        return value in self.stored and value is not None and tuple(self.array(value).shape) == value.shape
+
+    def array(self, value: Value) -> Any:
+        return self.arrays[str(value.parameter)]
+
+    def check_finite(self) -> None:
+        """Zero times what is infinite, or no number, is not zero."""
+        for array in map(self.array, self.stored):
+            space = array_namespace(array)
+            if space.isdtype(array.dtype, "real floating") and not space.all(space.isfinite(array)):
+                raise NotFinite
+
+    # -- what operators ask for ----------------------------------------------------------------
+
+    def zero_slices(self, weight: Value | None, axis: int) -> Mask | None:
+        """Few slices begin with a zero: only those are read to the end."""
+        if weight is None or not self.has_array(weight):
+            return None
+        array = self.array(weight)
+        space = array_namespace(array)
+        front = space.moveaxis(array, axis, 0)
+        is_zero = np.asarray(to_numpy(front[(slice(None), *[0] * (front.ndim - 1))]) == 0)
+        begun = np.flatnonzero(is_zero)
+        if len(begun):
+            taken = space.take(front, space.asarray(begun, device=device(array)), axis=0)
+            is_zero[begun] = to_numpy(space.all(space.reshape(taken, (len(begun), -1)) == 0, axis=1)) != 0
+        return is_zero
+
+    def filter_sums(self, weight: Value) -> Array:
+        filters = to_numpy(self.array(weight))
+        return np.asarray(filters.reshape(len(filters), -1).sum(1))
+
+    def run(self, op: Op, operands: Sequence[Array]) -> Array | None:
+        return self.source.computed(op, operands) if self.may_run else None
