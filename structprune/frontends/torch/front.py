@@ -29,7 +29,7 @@ from structprune.frontends.torch.record.training import (
     touched,
     unites,
 )
-from structprune.frontends.torch.record.tree import stored
+from structprune.frontends.torch.record.tree import modules_of, stored
 from structprune.frontends.torch.write.adapt import Adapter, Misfit
 from structprune.frontends.torch.write.compare import Comparison
 from structprune.frontends.torch.write.constant import Constants
@@ -312,7 +312,7 @@ def refuse(model: nn.Module) -> None:
         raise UnsupportedModel(
             f"structprune was called inside {tracer}, where models cannot be recorded: call it outside"
         )
-    for name, module in model.named_modules():
+    for module, name in modules_of(model).items():
         if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
             raise UnsupportedModel(
                 f"{name or 'the model'} is wrapped in {type(module).__name__}; give its .module, and wrap the result"

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from structprune.frontends.torch.record import private
 from structprune.frontends.torch.record.record import Call, Region, map_tensors, tensors_in
+from structprune.frontends.torch.record.tree import stored
 
 META = torch.device("meta")
 
@@ -19,7 +20,7 @@ META = torch.device("meta")
 @contextmanager
 def neutral(model: nn.Module) -> Iterator[None]:
     """Nothing of the caller's inference mode, autocast and meta device reaches what is recorded and made inside."""
-    devices = {tensor.device.type for tensor in (*model.parameters(), *model.buffers())}
+    devices = {tensor.device.type for _, tensor in stored(model)}
     with ExitStack() as stack:
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))

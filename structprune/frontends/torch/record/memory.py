@@ -7,6 +7,9 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, UntypedStorage, nn
 
+from structprune.frontends.torch.record.record import PLAIN
+from structprune.frontends.torch.record.tree import modules_of, stored
+
 
 def storage_of(tensor: Tensor) -> UntypedStorage | None:
     """The memory of a tensor that has some of its own."""
@@ -61,7 +64,6 @@ def copies_of(tensors: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
 
 def tensors_of(model: nn.Module) -> Iterator[Tensor]:
     """What modules store, and the tensors that are plain attributes."""
-    yield from model.parameters()
-    yield from model.buffers()
-    for module in model.modules():
-        yield from (value for value in vars(module).values() if isinstance(value, Tensor))
+    yield from (tensor for _, tensor in stored(model))
+    for module in modules_of(model):
+        yield from (each for each in vars(module).values() if type(each) not in PLAIN and isinstance(each, Tensor))

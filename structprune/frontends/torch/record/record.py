@@ -164,16 +164,26 @@ def depends_on_data(target: Any) -> bool:
 CHOOSING = {"torchvision.nms.default"}
 
 
+# What most arguments are; that no tensor is in it need not be asked each time.
+PLAIN = frozenset((int, float, bool, str, type(None)))
+
+
 def values_in(structure: Any) -> Iterator[Value]:
     """The values inside nested arguments."""
     if isinstance(structure, Value):
         yield structure
-    elif isinstance(structure, list | tuple):
-        for item in structure:
+        return
+    for item in items_of(structure):
+        if type(item) is Value:
+            yield item
+        elif type(item) not in PLAIN:
             yield from values_in(item)
-    elif isinstance(structure, dict):
-        for item in structure.values():
-            yield from values_in(item)
+
+
+def items_of(structure: Any) -> Iterable[Any]:
+    if isinstance(structure, list | tuple):
+        return structure
+    return structure.values() if isinstance(structure, dict) else ()
 
 
 def substitute(structure: Any, environment: Mapping[Value, Any]) -> Any:
@@ -187,22 +197,18 @@ def substitute(structure: Any, environment: Mapping[Value, Any]) -> Any:
     return structure
 
 
-# What most arguments are; that no tensor is in it need not be asked each time.
-PLAIN = frozenset((int, float, bool, str, type(None)))
-
-
 def tensors_in(structure: Any) -> Iterator[Tensor]:
     """The tensors among the arguments or the results of operators, or among the inputs of a model."""
     if isinstance(structure, Tensor):
         yield structure
-    elif isinstance(structure, dict):
-        yield from tensors_in(tuple(structure.values()))
-    elif isinstance(structure, list | tuple):
-        for item in structure:
-            if isinstance(item, Tensor):
-                yield item
-            elif type(item) not in PLAIN:
-                yield from tensors_in(item)
+        return
+    for item in items_of(structure):
+        if type(item) in PLAIN:
+            continue
+        if isinstance(item, Tensor):
+            yield item
+        else:
+            yield from tensors_in(item)
 
 
 def map_tensors(structure: Any, function: Callable[[Tensor], Any]) -> Any:

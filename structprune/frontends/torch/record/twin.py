@@ -93,7 +93,8 @@ class Copier:
                 for tensor in store.values():
                     if tensor is not None and id(tensor) not in self.memo:
                         self.tensor(tensor)
-        for module in plain:
+        # What is inside first: a module that says itself how it is copied may look at it.
+        for module in reversed(plain):
             attributes = vars(self.memo[id(module)])
             attributes.update(vars(module))
             for name, value in vars(module).items():

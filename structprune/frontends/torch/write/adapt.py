@@ -22,6 +22,7 @@ from structprune.frontends.torch.record.record import Arguments, Capture, Stoppe
 from structprune.frontends.torch.record.result import first_said_otherwise
 from structprune.frontends.torch.record.symbols import ALL_PLAIN, is_torchs, passed_on, set_numbers
 from structprune.frontends.torch.record.training import record_like, touched
+from structprune.frontends.torch.record.tree import modules_of, paths_of
 from structprune.frontends.torch.write.attention import fit_attention
 from structprune.frontends.torch.write.compare import Comparison, Difference
 from structprune.frontends.torch.write.constraints import Code, held_at, values_of
@@ -61,7 +62,7 @@ class Adapter:
         self.solution = solution
         self.ops = solution.graph.ops
         self.code = Code(model, captures, solution)
-        self.types = {name: type(module) for name, module in model.named_modules()}
+        self.types = {name: type(module) for module, name in modules_of(model).items()}
 
     def fit(self, rewrite: Rewrite) -> Numbers | Misfit:
         """The numbers with which the model keeps its class: solve, build, record again, compare."""
@@ -84,7 +85,7 @@ class Adapter:
         """A copy of the model as the rewrite wants it."""
         small = small_copy(self.model, edits, is_filled)
         set_numbers(small, numbers)
-        for module in small.modules():
+        for module in modules_of(small):
             true_sizes(module)
         self.tell_norms(small, rewrite)
         self.tell_torchs(small, rewrite)
@@ -95,15 +96,16 @@ class Adapter:
         """A norm without parameters keeps its width in nothing but an attribute."""
         for op in self.ops:
             x = op.inputs[0] if op.kind in ("batch_norm", "instance_norm") else None
-            module = small.get_submodule(op.where.module)
+            module = None if x is None else small.get_submodule(op.where.module)
             if x is not None and len(x.shape) > 1 and isinstance(module, nn.modules.batchnorm._NormBase):
                 module.num_features = rewrite.shape(x)[1]
 
     def tell_torchs(self, small: nn.Module, rewrite: Rewrite) -> None:
         """Modules of torch itself hand these on as they are, however they were recorded."""
+        modules = dict(paths_of(small))
         for op in self.ops:
-            module = small.get_submodule(op.where.module)
-            names = passed_on(module) if is_torchs(module) and op.source[1] is not None else ()
+            module = modules[op.where.module]
+            names = passed_on(module) if op.source[1] is not None and is_torchs(module) else ()
             for name, value in changes_of(op, rewrite).items() if names else ():
                 if name in names and value != getattr(module, name):
                     setattr(module, name, tuple(value) if isinstance(value, list) else value)

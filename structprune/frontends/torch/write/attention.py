@@ -13,6 +13,7 @@ from torch.fx import Proxy
 from torch.nn import functional as F
 
 from structprune.algebra.order import Indices
+from structprune.frontends.torch.record.tree import modules_of
 from structprune.passes.rewrite import Rewrite
 
 Three = tuple[Tensor, Tensor, Tensor]
@@ -216,11 +217,12 @@ def stacked(x: Tensor, count: int) -> list[Tensor]:
 
 def fit_attention(small: nn.Module, model: nn.Module, rewrite: Rewrite, aliases: Mapping[str, str]) -> None:
     """Tell the attention modules of a small copy what is left of them; one that cannot hold it changes its class."""
-    originals = dict(model.named_modules())
-    for name, module in small.named_modules():
+    originals = {name: module for module, name in modules_of(model).items()}
+    modules = modules_of(small)
+    for module, name in modules.items():
         if isinstance(module, nn.MultiheadAttention):
             fit(module, originals[name], f"{name}." if name else "", rewrite, aliases)
-    for module in small.modules():
+    for module in modules:
         update_container(module)
 
 

@@ -20,6 +20,7 @@ from structprune.frontends.torch.read.index import makers as makers_in
 from structprune.frontends.torch.record.expression import Attribute, Expression, Leaf, Size, leaves
 from structprune.frontends.torch.record.record import Capture
 from structprune.frontends.torch.record.symbols import is_torchs, number_at
+from structprune.frontends.torch.record.tree import modules_of
 from structprune.frontends.torch.write.decided import is_decision
 from structprune.frontends.torch.write.equations import Equation, changes_of, equations_of, literals_of, solve
 from structprune.frontends.torch.write.proportions import (
@@ -46,7 +47,7 @@ class Code:
     def __init__(self, model: nn.Module, captures: Sequence[Capture], solution: Solution) -> None:
         self.model = model
         self.solution = solution
-        self.modules = dict(model.named_modules())
+        self.modules = {name: module for module, name in modules_of(model).items()}
         self.captures = captures
         self.ops = solution.graph.ops
         self.converted = {value for capture in captures for _, value in capture.integers}
