@@ -177,6 +177,36 @@ def from_buffer(model: nn.Module, length: int) -> Tensor:
 
 
 WEAK: weakref.WeakKeyDictionary[Any, dict[int, Tensor]] = weakref.WeakKeyDictionary()
+def from_weak(model: nn.Module, length: int) -> Tensor:
+    tables = WEAK.setdefault(model.up, {})
+    if length not in tables:
+        tables[length] = ramp(length)
+    return tables[length]
+
+
+class Weak:
+    """A helper that knows modules, and keeps none of them alive."""
+
+    def __init__(self) -> None:
+        self.tables: weakref.WeakKeyDictionary[Any, dict[int, Tensor]] = weakref.WeakKeyDictionary()
+
+    def __call__(self, model: nn.Module, length: int) -> Tensor:
+        return self.tables.setdefault(model.up, {}).setdefault(length, ramp(length))
+
+
+BY_IDENTITY: dict[int, dict[int, Tensor]] = {}
+
+
+def from_identity(model: nn.Module, length: int) -> Tensor:
+    return BY_IDENTITY.setdefault(id(model.up.weight), {}).setdefault(length, ramp(length))
+
+
+def from_tensor(model: nn.Module, length: int) -> Tensor:
+    """The table hangs on a parameter."""
+    tables = model.up.weight.__dict__.setdefault("tables", {})
+    return tables.setdefault(length, ramp(length))
+
+
 LOGGED: deque[Tensor] = deque(maxlen=4)
 
 
@@ -214,6 +244,10 @@ CACHES: dict[str, Callable[[], Callable[[nn.Module, int], Tensor]]] = {
     "buffer": lambda: from_buffer,
     "logged": lambda: logs_activations,
     "ordered": lambda: from_ordered,
+    "weak": lambda: from_weak,
+    "weak_helper": Weak,
+    "identity": lambda: from_identity,
+    "on_parameter": lambda: from_tensor,
     "none": lambda: lambda model, length: ramp(length),
 }
 
@@ -222,7 +256,7 @@ def empty_caches() -> None:
     """As in a new process."""
     global GLOBAL_TENSOR
     GLOBAL_TENSOR = None
-    for each in (GLOBAL, GLOBAL_LIST, SHARED_HELPER.tables, OfClass.tables, Cached.tables, LOGGED, ORDERED, WEAK):
+    for each in (GLOBAL, GLOBAL_LIST, SHARED_HELPER.tables, OfClass.tables, Cached.tables, LOGGED, ORDERED, WEAK, BY_IDENTITY):
         each.clear()
     OfClass.latest = None
     cached_ramp.cache_clear()

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from structprune.frontends.torch.read.lower import bind, is_pointwise
 from structprune.frontends.torch.record.expression import Attribute, Expression, Size, Term, leaves
-from structprune.frontends.torch.record.outside import CONTAINERS, is_foreign, names_in, places_of
+from structprune.frontends.torch.record.kept import CONTAINERS, is_foreign
+from structprune.frontends.torch.record.outside import names_in, places_of
 from structprune.frontends.torch.record.record import PLAIN, Call, Capture
 from structprune.frontends.torch.record.surroundings import NOT_THE_USERS
 from structprune.frontends.torch.record.tree import modules_of

@@ -7,135 +7,18 @@ default arguments, caches of functions, and the containers inside.
 from __future__ import annotations
 
 import functools
-import sys
 import types
-from collections import OrderedDict, UserDict, UserList, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
-from operator import is_
-from threading import local
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
+from structprune.frontends.torch.record.kept import ABSENT, contents_kept, is_foreign
 from structprune.frontends.torch.record.record import PLAIN
 
-# Attributes that hold nothing in which other objects are kept. Most of a model's are.
-NO_CONTAINERS = PLAIN | {Tensor, nn.Parameter, types.FunctionType, types.ModuleType, type}
-CONTAINERS = (dict, list, set, tuple, deque)
-# Classes of the standard library whose instances keep things for others.
-KEEPERS = (types.SimpleNamespace, local, UserDict, UserList)
-# Not looked into any further: nobody keeps a cache of so many things.
-LARGEST = 100_000
-ABSENT = object()
 CACHE = type(functools.lru_cache(lambda: None))
-
-
-def is_foreign(module: str | None) -> bool:
-    """The code of torch, numpy, the standard library and this package keeps nothing of a model."""
-    root = (module or "builtins").partition(".")[0]
-    return root in ("torch", "numpy", "structprune") or (root in sys.stdlib_module_names and root != "__main__")
-
-
-# -- containers ------------------------------------------------------------------------------------
-
-
-def contents(values: Iterable[Any]) -> Iterator[tuple[Any, list[Any]]]:
-    """The containers among some values and inside them, each once, with a copy of what it holds."""
-    seen: set[int] = set()
-    left = LARGEST
-    unread: list[Iterable[Any]] = [values]
-    for each in unread:
-        for value in each:
-            # Not isinstance: it asks for `__class__`, which configuration objects compute slowly.
-            kind: Any = type(value)
-            if kind in NO_CONTAINERS:
-                continue
-            if kind is ContextVar:
-                unread.append((value.get(None),))
-                continue
-            if not issubclass(kind, CONTAINERS):
-                if id(value) not in seen and is_keeper(kind):
-                    seen.add(id(value))
-                    unread.append((value.__dict__,))
-                continue
-            if issubclass(kind, tuple):
-                if id(value) not in seen:
-                    seen.add(id(value))
-                    unread.append(tuple.__iter__(value))
-                continue
-            base = base_of(value)
-            size = base.__len__(value)
-            if not size:
-                yield value, []
-            elif id(value) not in seen and size <= left:
-                seen.add(id(value))
-                left -= size
-                content = content_of(value)
-                yield value, content
-                unread.append([inner for _, inner in content] if issubclass(base, dict) else content)
-
-
-@functools.lru_cache(maxsize=4096)
-def is_keeper(kind: Any) -> bool:
-    """Whether an instance keeps what it has in a `__dict__`, and its class is not torch's."""
-    return bool(kind.__dictoffset__ or issubclass(kind, local)) and (
-        issubclass(kind, (*KEEPERS, nn.Module)) or not is_foreign(kind.__module__)
-    )
-
-
-# Their own methods are used, whatever a subclass makes of them: a mapping that builds what it is asked for must not.
-BASES: tuple[Any, ...] = (OrderedDict, dict, list, deque, set)
-
-
-def base_of(container: Any) -> Any:
-    return next(base for base in BASES if issubclass(type(container), base))
-
-
-def content_of(container: Any) -> list[Any]:
-    """What a container holds: of a mapping, pairs."""
-    base = base_of(container)
-    return list(base.items(container)) if issubclass(base, dict) else list(base.__iter__(container))
-
-
-def holds(container: Any, content: list[Any]) -> bool:
-    """Whether a container still holds the very same objects as it did."""
-    base = base_of(container)
-    if base is set or base.__len__(container) != len(content):
-        return False
-    found = content_of(container)
-    if issubclass(base, dict):
-        return all(a is c and b is d for (a, b), (c, d) in zip(found, content, strict=True))
-    return all(map(is_, found, content))
-
-
-def refill(container: Any, content: list[Any]) -> None:
-    base = base_of(container)
-    base.clear(container)
-    if issubclass(base, dict):
-        for key, value in content:
-            base.__setitem__(container, key, value)
-    elif base is set:
-        base.update(container, content)
-    else:
-        base.extend(container, content)
-
-
-@contextmanager
-def contents_kept(values: Iterable[Any]) -> Iterator[None]:
-    """Containers hold afterwards what they held before."""
-    found = list(contents(values))
-    try:
-        yield
-    finally:
-        for container, content in found:
-            if (base_of(container).__len__(container) or content) and not holds(container, content):
-                refill(container, content)
-
-
-# -- places ----------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -268,18 +151,16 @@ def outside_as_found(model: nn.Module) -> Iterator[None]:
     """What a run of the model keeps outside of it is forgotten."""
     places = places_of(model)
     names = [(found, {name: found.get(name, ABSENT) for name in some}) for found, some in places.names]
-    named = places.named
-    classes = [
-        (kind, len(vars(kind)), {name: value for name, value in vars(kind).items() if name in named})
-        for kind in places.classes
-    ]
     cells = [(cell, value_of(cell)) for cell in places.cells]
     misses = [(cache, cache.cache_info().misses) for cache in places.caches]
+    # Of functions, those too that have been put under a name since the search.
+    named = (value for _, some in names for value in some.values() if type(value) is types.FunctionType)
+    functions = (*places.functions, *named)
     values = (
         *(value for _, some in names for value in some.values()),
-        *(value for _, _, some in classes for value in some.values()),
+        *places.classes,
         *(value for _, value in cells),
-        *(each for function in places.functions for each in kept_by(function)),
+        *(each for function in functions for each in kept_by(function)),
     )
     with contents_kept(values):
         try:
@@ -288,13 +169,6 @@ def outside_as_found(model: nn.Module) -> Iterator[None]:
             for found, some in names:
                 for name, value in some.items():
                     put_back(found, name, value)
-            for kind, count, some in classes:
-                if len(vars(kind)) != count:
-                    for name in (vars(kind).keys() & named) - some.keys():
-                        delattr(kind, name)
-                for name, value in some.items():
-                    if vars(kind).get(name, ABSENT) is not value:
-                        setattr(kind, name, value)
             for cell, value in cells:
                 if value_of(cell) is not value and value is not ABSENT:
                     cell.cell_contents = value

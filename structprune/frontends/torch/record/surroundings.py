@@ -19,7 +19,8 @@ import torch
 from torch import nn
 
 from structprune.frontends.torch.record import private
-from structprune.frontends.torch.record.outside import contents_kept, outside_as_found
+from structprune.frontends.torch.record.kept import contents_kept
+from structprune.frontends.torch.record.outside import outside_as_found
 from structprune.frontends.torch.record.twin import twin
 
 # Frames of torch and of this package say nothing about the user's code.

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from structprune.frontends.torch.record.memory import storage_of
 from structprune.frontends.torch.record.record import PLAIN
 from structprune.frontends.torch.record.tree import modules_of, paths_of, stored
 
@@ -36,18 +37,32 @@ IS_OF_PYTHON = 1 << 9  # the flag of classes that a `class` statement made
 def twin(model: nn.Module, with_buffers: bool = False) -> nn.Module | None:
     """The copy; None where the model cannot be copied, or says of a part that its copy is it itself.
 
-    Numbers are not copied, but those of buffers if asked for: parameters are new ones over the same memory.
+    Numbers are not copied, but, if asked for, those of buffers, and of tensors in memory that is no parameter's:
+    parameters are new ones over the same memory.
     """
     copier = Copier()
     if with_buffers:
         for buffer in model.buffers():
             copier.keep(buffer, buffer.detach().clone())
+        for tensor in beside_stored(model):
+            copier.keep(tensor, tensor.detach().clone())
     try:
         made: nn.Module = copier.model(model)
     except Exception:  # what a class does when it is copied may raise anything
         return None
     is_shared = copier.is_asked and next(shared(model, made), None) is not None
     return None if is_shared or has_closures_over(model) else made
+
+
+def beside_stored(model: nn.Module) -> Iterator[Tensor]:
+    """Tensors that hang on modules as plain attributes, in memory of their own."""
+    memory = {id(each): storage_of(each) for _, each in stored(model)}
+    taken = {storage.data_ptr() for storage in memory.values() if storage is not None}
+    for module in modules_of(model):
+        for value in vars(module).values():
+            storage = storage_of(value) if type(value) is Tensor and id(value) not in memory else None
+            if storage is not None and storage.data_ptr() not in taken:
+                yield value
 
 
 def has_closures_over(model: nn.Module) -> bool:
