@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from structprune.algebra.axis import Axis, Dim, Kept, kept_indices, kept_size
 from structprune.algebra.order import Indices
-from structprune.graph.edit import Edit, Renumber, Slice, Zero
-from structprune.graph.graph import Shape, Value
+from structprune.graph.edit import Edit, Literal, Renumber, Slice, Zero
+from structprune.graph.graph import Op, Place, Shape, Value
 from structprune.graph.selection import Selection
 from structprune.operators.routing import Pick
 from structprune.passes.propagate import Solution
@@ -25,6 +26,7 @@ class Rewrite:
     counts: dict[Dim, int] = field(init=False)
     _indices: dict[Axis, Indices | None] = field(default_factory=dict)
     _sizes: dict[Axis, int] = field(default_factory=dict)
+    _literals: dict[Op, Mapping[Place, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.kept = Selection(self.kept)
@@ -61,6 +63,20 @@ class Rewrite:
             places[kept] = np.arange(len(kept))
         return places
 
+    def literals(self, op: Op) -> Mapping[Place, Any]:
+        """What stands at the places of an operator's node in the smaller model; nothing where it says nothing there."""
+        if op.places is None:
+            return {}
+        if op not in self._literals:
+            after = op.operator.resized(op, self)
+            if isinstance(op.places, Mapping):
+                fields = {place: getattr(after, name) for name, place in op.places.items()}
+                found = {place: list(each) if isinstance(each, tuple) else each for place, each in fields.items()}
+            else:
+                found = {} if after == op.operator else dict(op.places(after))
+            self._literals[op] = found
+        return self._literals[op]
+
     def slices(self) -> dict[str, dict[int, Indices]]:
         """For each parameter that changes, the indices that stay along each axis that does."""
         found: dict[str, dict[int, Indices]] = {}
@@ -82,9 +98,10 @@ class Rewrite:
         return found
 
     def edits(self) -> Iterator[Edit]:
-        """What is done to what the model stores."""
+        """What is done to what the model stores, and to the numbers that its nodes hold."""
         yield from (Slice(name, kept) for name, kept in self.slices().items())
         yield from (Renumber(name, numbers) for name, numbers in self.numbers().items())
+        yield from (Literal(op, values) for op in self.solution.graph.ops if (values := self.literals(op)))
 
     def zeroing(self) -> Iterator[Edit]:
         """What is done to the original in place of it, where removing equals zeroing."""

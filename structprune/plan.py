@@ -12,7 +12,6 @@ from structprune.errors import PlanMismatch, printed
 from structprune.frontends import check_output, neutral, plain, read, stored_shapes
 from structprune.frontends.names import called, stored_numbers
 from structprune.frontends.protocol import Constraints, Described, Realized
-from structprune.graph.edit import by_name
 from structprune.graph.plan_file import (
     VERSION,
     check_inputs,
@@ -208,14 +207,14 @@ def make(analysis: Analysis, realized: Realized) -> Any:
     """All that is to be done to what the model stores, and then the small model."""
     rewrite = realized.rewrite
     additions = analysis.folding(rewrite.solution).additions(rewrite, analysis.frontend.arrays)
-    return analysis.frontend.make(realized, by_name([*rewrite.edits(), *additions]))
+    return analysis.frontend.make(realized, [*rewrite.edits(), *additions])
 
 
 def prove(analysis: Analysis, realized: Realized, small: Any, tolerance: float | None = None) -> Verification:
     """Compare a small model with the original whose removed slices are zeroed."""
     frontend, rewrite = analysis.frontend, realized.rewrite
     alive = analysis.folding(rewrite.solution).alive(rewrite.kept)
-    zeros = by_name(Rewrite(rewrite.solution, alive).zeroing())
+    zeros = list(Rewrite(rewrite.solution, alive).zeroing())
     trials = frontend.trials(realized, small, zeros)
     given = trials if tolerance is None else (replace(trial, tolerance=tolerance) for trial in trials)
     return verify(given, frontend.model_name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from structprune.frontends.protocol import Realized
 from structprune.frontends.torch.front import TorchFrontend
 from structprune.frontends.torch.write import trial
 from structprune.frontends.torch.write.trial import other_sizes, with_noise
-from structprune.graph.edit import Edits
+from structprune.graph.edit import Edit
 from structprune.passes.verify import CannotRun, Trial, Verification, largest_difference, verify
 
 X = torch.randn(4, 6)
@@ -44,7 +44,7 @@ def broken(monkeypatch: pytest.MonkeyPatch, change: Callable[[nn.Module], None])
     """Results that are not what they should be."""
     make = TorchFrontend.make
 
-    def make_wrongly(self: TorchFrontend, realized: Realized, edits: Edits) -> nn.Module:
+    def make_wrongly(self: TorchFrontend, realized: Realized, edits: Sequence[Edit]) -> nn.Module:
         small = make(self, realized, edits)
         with torch.no_grad():
             change(small)

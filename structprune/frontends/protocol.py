@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from structprune.algebra.axis import Dim
 from structprune.errors import UnsupportedRatio
-from structprune.graph.edit import Edits, Weights
+from structprune.graph.edit import Edit, Weights
 from structprune.graph.graph import Graph, Shape
 from structprune.passes.bundle import Tie
 from structprune.passes.follow import Source
@@ -108,10 +108,10 @@ class Frontend(Protocol):
     def instead(self, asked: Constraints, missed: UnsupportedRatio) -> Constraints:
         """What is asked where no choice meets the constraints; the error again where none of them can be given up."""
 
-    def make(self, realized: Realized, edits: Edits) -> Any:
-        """The small model, with these edits to what the model stores."""
+    def make(self, realized: Realized, edits: Sequence[Edit]) -> Any:
+        """The small model: these edits, carried out."""
 
-    def trials(self, realized: Realized, small: Any, zeros: Edits) -> Iterator[Trial]:
+    def trials(self, realized: Realized, small: Any, zeros: Sequence[Edit]) -> Iterator[Trial]:
         """Ways to compare the small model with the original whose removed slices are zeroed, the best first."""
 
     def deliver(self, small: Any, output_path: Any, force: bool) -> Any:

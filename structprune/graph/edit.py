@@ -1,4 +1,4 @@
-"""What is done to what a model stores, as data: computed first, applied last, in this order.
+"""What is done to a model, as data: computed first, applied last, in this order.
 
 A front end applies each kind in one place; a pass that changes values adds edits.
 """
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from structprune.algebra.order import Indices
+from structprune.graph.graph import Op, Place
 
 # What a model stores, by name. It may be lazy: a tensor is read when it is asked for.
 Weights = Mapping[str, Any]
@@ -49,24 +50,41 @@ class Add:
     values: Any
 
 
-Edit = Slice | Zero | Renumber | Add
-Edits = Mapping[str, Sequence[Edit]]
+@dataclass(frozen=True, slots=True, eq=False)
+class Literal:
+    """The numbers that the node behind an operator holds from then on, each at its place."""
+
+    op: Op
+    values: Mapping[Place, Any]
 
 
-def by_name(edits: Iterable[Edit]) -> Edits:
-    """The edits of each stored tensor, in their order."""
-    found: dict[str, list[Edit]] = {}
+# What is done to something stored.
+Change = Slice | Zero | Renumber | Add
+Edit = Change | Literal
+Changes = Mapping[str, Sequence[Change]]
+Literals = Mapping[Op, Mapping[Place, Any]]
+
+
+def by_name(edits: Iterable[Edit]) -> Changes:
+    """What is done to each stored tensor, in that order."""
+    found: dict[str, list[Change]] = {}
     for edit in edits:
-        found.setdefault(edit.name, []).append(edit)
+        if not isinstance(edit, Literal):
+            found.setdefault(edit.name, []).append(edit)
     return found
 
 
-def are_same(these: Sequence[Edit], others: Sequence[Edit]) -> bool:
+def literals_in(edits: Iterable[Edit]) -> Literals:
+    """The numbers that each operator's node gets."""
+    return {edit.op: edit.values for edit in edits if isinstance(edit, Literal)}
+
+
+def are_same(these: Sequence[Change], others: Sequence[Change]) -> bool:
     """The same is done by both, to tensors of whatever names."""
     return len(these) == len(others) and all(map(is_same, these, others))
 
 
-def is_same(edit: Edit, other: Edit) -> bool:
+def is_same(edit: Change, other: Change) -> bool:
     match edit, other:
         case (Slice(kept=a), Slice(kept=b)) | (Zero(kept=a), Zero(kept=b)):
             return a.keys() == b.keys() and all(np.array_equal(a[axis], b[axis]) for axis in a)

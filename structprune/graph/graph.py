@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from structprune.graph.operator import Operator
 
 Shape = tuple[int, ...]
+# Where a node holds something: an argument or an attribute by name, an input by number.
+Place = str | int
+# The place of each field of an operator that may change; or a function from the changed operator to what stands where.
+Places = Mapping[str, Place] | Callable[[Any], Mapping[Any, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,10 @@ class Value:
 
 @dataclass(slots=True, eq=False)
 class Op:
-    """One operator: what it does, to which values; `source` is the front end's own node."""
+    """One operator: what it does, to which values.
+
+    `source` is the front end's own node; `places` say where that holds what may change.
+    """
 
     operator: Operator
     name: str
@@ -49,6 +56,7 @@ class Op:
     # The values whose memory the operator writes.
     overwrites: tuple[Value, ...] = ()
     source: Any = field(default=None, repr=False)
+    places: Places | None = field(default=None, repr=False)
 
     @property
     def kind(self) -> str:

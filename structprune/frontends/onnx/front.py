@@ -37,7 +37,7 @@ from structprune.frontends.onnx.write.small import Conflict, Shrinker
 from structprune.frontends.onnx.write.trial import impossible, trial
 from structprune.frontends.onnx.write.widen import can_be_double
 from structprune.frontends.protocol import Constraints, Described, Realized
-from structprune.graph.edit import Edits
+from structprune.graph.edit import Edit, by_name
 from structprune.graph.graph import Graph, Shape, Value
 from structprune.passes.measure import macs
 from structprune.passes.propagate import Solution
@@ -185,9 +185,9 @@ class OnnxFrontend:
         listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         return f"the file's functions ({listed}) stand written out where they were called: they held sizes"
 
-    def make(self, realized: Realized, edits: Edits) -> ir.Model:
+    def make(self, realized: Realized, edits: Sequence[Edit]) -> ir.Model:
         small: Shrinker = realized.source
-        small.put(edits)
+        small.put(by_name(edits))
         if self.original is not self.model and not small.is_mended:
             # No size inside a function had to change: the user's functions hold as they are.
             return with_weights_of(self.original, small.model)
@@ -261,13 +261,13 @@ class OnnxFrontend:
         inputs = {shrinker.values[value]: known for value, known in shapes.items()}
         return trace(shrinker.model, inputs, observed)
 
-    def trials(self, realized: Realized, small: ir.Model, zeros: Edits) -> Iterator[Trial]:
+    def trials(self, realized: Realized, small: ir.Model, zeros: Sequence[Edit]) -> Iterator[Trial]:
         """In float64 where onnxruntime has all operators in it; half precision is computed in single."""
         numbers = sum(each.size for each in self.weights.values())
         if why := too_large(sum(each.nbytes for each in self.weights.values()), free_memory()):
             yield impossible(self.recorded_on, why)
             return
-        whole = Zeroed(self.lowering, realized.rewrite, self.fixed).build(zeros)
+        whole = Zeroed(self.lowering, realized.rewrite, self.fixed).build(by_name(zeros))
         own = ir.DataType.FLOAT if self.has_half else None
         work = macs(realized.rewrite.solution).whole
         has_room = 8 * numbers <= SHARE_DOUBLE * free_memory() and work <= CHEAP

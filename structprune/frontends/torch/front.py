@@ -42,7 +42,7 @@ from structprune.frontends.torch.write.graph_module import (
 )
 from structprune.frontends.torch.write.module import arrays
 from structprune.frontends.torch.write.trial import Trials, shown
-from structprune.graph.edit import Edits
+from structprune.graph.edit import Edit, by_name
 from structprune.graph.graph import Graph, Shape
 from structprune.graph.progress import within
 from structprune.passes.measure import macs
@@ -174,12 +174,12 @@ class TorchFrontend:
         bound = bound_to(captures, runs_elsewhere(self.model, self.arguments, self.capture)[1])
         return Realized(rewrite, "graph", joined(asked.note, *bound), captures)
 
-    def make(self, realized: Realized, edits: Edits) -> nn.Module:
+    def make(self, realized: Realized, edits: Sequence[Edit]) -> nn.Module:
         rewrite = realized.rewrite
         if realized.kind == "module":
             # A copy that was never run: recording leaves nothing in it.
             adapter, numbers = realized.source
-            own: nn.Module = adapter.mended(rewrite, edits, numbers)
+            own: nn.Module = adapter.mended(rewrite, by_name(edits), numbers)
             return own
         captures: Sequence[Capture] = realized.source
         small = build_graph_module(self.model, self.arguments, captures, rewrite, edits)
@@ -278,11 +278,11 @@ class TorchFrontend:
     def deliver(self, small: nn.Module, output_path: Any, force: bool) -> nn.Module:
         return small
 
-    def trials(self, realized: Realized, small: nn.Module, zeros: Edits) -> Iterator[Trial]:
+    def trials(self, realized: Realized, small: nn.Module, zeros: Sequence[Edit]) -> Iterator[Trial]:
         """The zeroed original's own code against the result."""
         rewrite = realized.rewrite
         work = macs(rewrite.solution).whole
-        found = Trials(self.model, self.arguments, self.capture, rewrite, zeros, self.tolerance, work)
+        found = Trials(self.model, self.arguments, self.capture, rewrite, by_name(zeros), self.tolerance, work)
         yield from found.of(small, realized.kind == "module")
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from structprune.frontends.lowering import Lowered, literals_of
+from structprune.frontends.lowering import Lowered
 from structprune.frontends.onnx.record.trace import (
     Numbers,
     Trace,
@@ -248,7 +248,7 @@ class Lowering:
         for step in self.steps(call, is_known):
             made_here = tuple(call.outputs if step.outputs is None else step.outputs)
             op = Op(step.operator, node.op_type, tuple(step.inputs), made_here, where)
-            op.source = (call, literals_of(op, step.arguments))
+            op.source, op.places = call, step.places
             for made in op.outputs:
                 made.producer = op
             self.note_parameters(op.inputs)
@@ -310,7 +310,7 @@ class Lowering:
 
     def measured(self, op: Op) -> list[Value]:
         """The tensors from whose sizes an operator's computed inputs are made."""
-        return self.measured_by([value for value in op.source[0].node.inputs if value in self.arithmetic])
+        return self.measured_by([value for value in op.source.node.inputs if value in self.arithmetic])
 
     def measured_by(self, computed: Sequence[ir.Value]) -> list[Value]:
         found: list[Value] = []

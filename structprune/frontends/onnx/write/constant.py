@@ -38,7 +38,7 @@ class Constants:
         return exact(found)
 
     def computed(self, op: Op, operands: Sequence[Array]) -> Array | None:
-        call: Call = op.source[0]
+        call: Call = op.source
         given = dict(zip(op.inputs, operands, strict=True))
         if list(op.inputs) != [value for value in call.inputs if value is not None] or list(op.outputs) != call.outputs:
             return None  # one step of several that a node stands for

@@ -17,12 +17,12 @@ import onnxruntime
 
 from structprune.algebra.order import Indices
 from structprune.errors import CaptureError
-from structprune.frontends.onnx.read.lower import Stored, quantization
+from structprune.frontends.onnx.read.lower import Call, Stored, quantization
 from structprune.frontends.onnx.record.external import hold_external, slots
 from structprune.frontends.onnx.record.trace import Numbers
 from structprune.frontends.onnx.write.mend import add_initializer, free_name
 from structprune.frontends.onnx.write.small import Shrinker, edited, set_constant
-from structprune.graph.edit import Edits
+from structprune.graph.edit import Changes
 from structprune.graph.graph import Op, Value
 
 Feeds = Mapping[str, Numbers]
@@ -69,7 +69,7 @@ def run_inside(model: ir.Model, values: Sequence[ir.Value], feeds: Feeds) -> lis
 class Zeroed(Shrinker):
     """The original with removed slices zeroed and changed operators taken over what is kept."""
 
-    def build(self, zeros: Edits) -> ir.Model:
+    def build(self, zeros: Changes) -> ir.Model:
         solution = self.rewrite.solution
         for name, edits in zeros.items():
             stored = self.lowering.stored[name]
@@ -92,7 +92,7 @@ class Zeroed(Shrinker):
             self.nodes[node].replace_input_with(place, add_initializer(self.model, stored.name, tensor))
 
     def over_kept(self, op: Op) -> None:
-        call, literals = op.source
+        call: Call = op.source
         node = self.nodes[call.node]
         graph = node.graph
         assert graph is not None
@@ -104,7 +104,7 @@ class Zeroed(Shrinker):
                     if kept is not None and value is not None:
                         value = self.emit(node, "Gather", [value, self.indices(kept)], axis=axis)
                 node.replace_input_with(place, value)
-        for name, wanted in (literals(self.rewrite) if literals else {}).items():
+        for name, wanted in self.rewrite.literals(op).items():
             if isinstance(name, str):
                 self.set_attribute(node, name, wanted)
         for made in call.outputs:

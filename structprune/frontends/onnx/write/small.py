@@ -10,8 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from structprune.algebra.order import Indices
-from structprune.frontends.lowering import Place
-from structprune.frontends.onnx.read.lower import Lowering, Stored
+from structprune.frontends.onnx.read.lower import Call, Lowering, Stored
 from structprune.frontends.onnx.record.file import give_back
 from structprune.frontends.onnx.record.trace import (
     Numbers,
@@ -25,7 +24,7 @@ from structprune.frontends.onnx.record.trace import (
     taken_branch,
 )
 from structprune.frontends.onnx.write.mend import Mender, add_initializer
-from structprune.graph.edit import Add, Edit, Edits, Renumber, Slice, Zero, are_same, by_name
+from structprune.graph.edit import Add, Change, Changes, Renumber, Slice, Zero, are_same, by_name, literals_in
 from structprune.graph.graph import Op, Value
 from structprune.passes.rewrite import Rewrite
 
@@ -52,12 +51,14 @@ class Shrinker:
         self.pair(lowering.model.graph, self.model.graph)
         self.ops: dict[ir.Node, list[Op]] = {}
         for op in rewrite.solution.graph.ops:
-            self.ops.setdefault(op.source[0].node, []).append(op)
+            self.ops.setdefault(op.source.node, []).append(op)
         self.new = Trace()
         olds = {new: old for old, new in self.values.items()}
         self.mender = Mender(
             self.model, self.new, lambda value: fixed(olds[value]) if value in olds else np.zeros((), dtype=bool)
         )
+        self.edits = list(rewrite.edits())
+        self.literals = literals_in(self.edits)
         self.conflicts: list[Conflict] = []
         # Uses of a weight that became another than the rest.
         self.apart: dict[str, ir.Value] = {}
@@ -75,7 +76,7 @@ class Shrinker:
                 self.pair(inner, other)
 
     def shrink(self, inputs: Mapping[ir.Value, Type], observed: Mapping[ir.Value, Type]) -> None:
-        self.put(by_name(self.rewrite.edits()))
+        self.put(by_name(self.edits))
         for value in self.model.graph.initializers.values():
             note_constant(self.new, value)
         self.new.sizes.update(self.lowering.trace.sizes)
@@ -86,7 +87,7 @@ class Shrinker:
 
     # -- weights -------------------------------------------------------------------------------
 
-    def put(self, edits: Edits) -> None:
+    def put(self, edits: Changes) -> None:
         """Let every weight become what its edits make of it."""
         by_value: dict[ir.Value, list[Stored]] = {}
         for stored in self.lowering.stored.values() if edits else ():
@@ -126,8 +127,8 @@ class Shrinker:
             advance(self.model, self.nodes[node], self.new, observed)
 
     def mend(self, op: Op) -> None:
-        call, literals = op.source
-        given: dict[Place, Any] = {} if literals is None else literals(self.rewrite)
+        call: Call = op.source
+        given = self.literals.get(op, {})
         node = self.nodes[call.node]
         for place, wanted in given.items():
             if isinstance(place, str):
@@ -180,7 +181,7 @@ class Shrinker:
 
     def copied_sizes(self, op: Op, value: ir.Value, wanted: Numbers) -> ir.Value | None:
         """A zero tells a Reshape to take the size of its input: a shape computed from open sizes can be a constant."""
-        call, x = op.source[0], op.inputs[0]
+        call, x = op.source, op.inputs[0]
         assert x is not None
         is_copied = np.zeros(wanted.size, dtype=bool)
         if not call.get("allowzero", 0):
@@ -268,7 +269,7 @@ KINDS = {int: ir.AttributeType.INT, float: ir.AttributeType.FLOAT, list: ir.Attr
 DEFAULTS = {"group": 1}
 
 
-def edited(tensor: ir.TensorProtocol, edits: Sequence[Edit], zero: Numbers | None = None) -> ir.TensorProtocol:
+def edited(tensor: ir.TensorProtocol, edits: Sequence[Change], zero: Numbers | None = None) -> ir.TensorProtocol:
     """What becomes of a tensor, computed when it is read: no second copy of all weights exists.
 
     `zero` stands for zero in quantized weights.

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from structprune.frontends.lowering import Lowered, literals_of
+from structprune.frontends.lowering import Lowered
 from structprune.frontends.torch.record.record import Call, Capture, values_in
 from structprune.graph.graph import Graph, Op, Value
 from structprune.graph.operator import RULES, Custom
@@ -114,7 +114,7 @@ def lower(capture: Capture) -> Graph:
             call.where,
             overwritten(call),
         )
-        op.source = (call, literals_of(op, lowered.arguments))
+        op.source, op.places = call, lowered.places
         for value, base in zip(call.outputs, bases(call), strict=True):
             value.producer = op
             if base is not None:

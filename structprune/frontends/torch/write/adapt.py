@@ -28,7 +28,7 @@ from structprune.frontends.torch.write.compare import Comparison, Difference
 from structprune.frontends.torch.write.constraints import Code, held_at, values_of
 from structprune.frontends.torch.write.equations import changes_of, solve
 from structprune.frontends.torch.write.module import small_copy, true_sizes
-from structprune.graph.edit import Edits, by_name
+from structprune.graph.edit import Changes, by_name
 from structprune.graph.graph import Op
 from structprune.passes.propagate import Solution, extended
 from structprune.passes.rewrite import Rewrite
@@ -81,7 +81,7 @@ class Adapter:
         wrong = self.wrong_in_training(trial, rewrite)
         return Misfit(next(iter(wrong.values())), wrong) if wrong else numbers
 
-    def mended(self, rewrite: Rewrite, edits: Edits, numbers: Numbers, is_filled: bool = True) -> nn.Module:
+    def mended(self, rewrite: Rewrite, edits: Changes, numbers: Numbers, is_filled: bool = True) -> nn.Module:
         """A copy of the model as the rewrite wants it."""
         small = small_copy(self.model, edits, is_filled)
         set_numbers(small, numbers)
@@ -105,7 +105,7 @@ class Adapter:
         modules = dict(paths_of(small))
         for op in self.ops:
             module = modules[op.where.module]
-            names = passed_on(module) if op.source[1] is not None and is_torchs(module) else ()
+            names = passed_on(module) if op.places is not None and is_torchs(module) else ()
             for name, value in changes_of(op, rewrite).items() if names else ():
                 if name in names and value != getattr(module, name):
                     setattr(module, name, tuple(value) if isinstance(value, list) else value)

@@ -66,18 +66,18 @@ class Comparison:
         self.old_same: dict[Value, Value] = {}
         self.new_same: dict[Value, Value] = {}
         # How a constant index is made does not count, only its numbers do.
-        skipped = makers([op.source[0] for op in self.ops], self.before.outputs) | makers(calls, outputs or ())
+        skipped = makers([op.source for op in self.ops], self.before.outputs) | makers(calls, outputs or ())
         olds = [
             (index, op)
             for index, op in enumerate(self.ops)
-            if op.source[0] not in skipped and not self.passes(op.source[0], self.old_same)
+            if op.source not in skipped and not self.passes(op.source, self.old_same)
         ]
         news = [call for call in calls if call not in skipped and not self.passes(call, self.new_same)]
         # Where the model stopped without an operator of its own to blame, the next one never came.
         self.next_index = olds[min(len(news), len(olds) - 1)][0] if olds else 0
         for (index, op), new in zip(walk(olds, "comparing operator"), news, strict=False):
-            call, literals = op.source
-            changes = new_arguments(call, literals, self.rewrite)
+            call: Call = op.source
+            changes = new_arguments(call, self.rewrite.literals(op))
             problem = self.difference(op, new, changes)
             if problem is not None:
                 found = bind(new.target, new.args, new.kwargs) if new.target is call.target else {}
@@ -109,7 +109,7 @@ class Comparison:
         return [name(value) for value in self.before.outputs] == [value.parameter or value for value in found]
 
     def difference(self, op: Op, new: Call, changes: Mapping[str, Any]) -> str | None:
-        old: Call = op.source[0]
+        old: Call = op.source
         if old.target is not new.target:
             if op.kind not in TOLD_BY_SHAPES or find_entry(new.target) is not find_entry(old.target):
                 return f"{new.target} in place of {old.target}"
@@ -135,7 +135,7 @@ class Comparison:
 
     def same_index(self, value: Any, found: Any, op: Op, new: Call) -> bool:
         """Constant indices have the same numbers, where they read what becomes smaller those of the smaller model."""
-        old: Call = op.source[0]
+        old: Call = op.source
         after = op.operator.resized(op, self.rewrite)
         if isinstance(after, Pick):
             reading = reading_of(new) if new.known else None

@@ -48,7 +48,7 @@ class Constants:
         return as_array(tensor) if is_steady else None
 
     def computed(self, op: Op, operands: Sequence[Array]) -> Array | None:
-        call: Call = op.source[0]
+        call: Call = op.source
         made = {
             value: torch.from_numpy(array).to(self.capture.dtypes[value])
             for value, array in zip(op.inputs, operands, strict=True)

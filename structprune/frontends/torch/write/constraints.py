@@ -56,7 +56,7 @@ class Code:
         # How a constant index is made does not count, only its numbers do.
         makers = {call for capture in captures for call in makers_in(capture.calls, capture.outputs)}
         for op in self.ops:
-            is_made = op.source[0] in makers or self.has_own_way(op)
+            is_made = op.source in makers or self.has_own_way(op)
             found = [] if is_made else list(equations_of(op))
             if found:
                 self.equations[op] = found
@@ -169,7 +169,7 @@ class Code:
     def read(self, op: Op, system: list[tuple[Shares, str]], result: Proportions) -> None:
         known = self.equations.get(op, [])
         dims = self.dims_of(op)
-        changes = {dim: changes_of(op, self.probe(dim)) for dim in dims} if op.source[1] is not None else {}
+        changes = {dim: changes_of(op, self.probe(dim)) for dim in dims} if op.places is not None else {}
         parts = self.equal_parts(op) if any("*" in each for each in changes.values()) else []
         for part in parts[1:]:
             system.append((combined(parts[0], part, -1) or {}, held_at(op, "asks for equal parts")))

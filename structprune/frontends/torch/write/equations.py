@@ -12,6 +12,7 @@ from typing import Any
 
 from structprune.frontends.torch.read.lower import bind
 from structprune.frontends.torch.record.expression import Attribute, Expression, Leaf, Size, evaluate, leaves, solved
+from structprune.frontends.torch.record.record import Call
 from structprune.frontends.torch.write.module import new_arguments
 from structprune.graph.graph import Op
 from structprune.passes.rewrite import Rewrite
@@ -44,19 +45,18 @@ class Equation:
 
 
 def arguments_of(op: Op) -> Mapping[str, Any]:
-    call, _ = op.source
+    call: Call = op.source
     return bind(call.target, call.args, call.kwargs) if hasattr(call.target, "_schema") else {}
 
 
 def changes_of(op: Op, rewrite: Rewrite) -> dict[str, Any]:
     """The arguments of an operator that a rewrite changes."""
-    call, literals = op.source
-    return new_arguments(call, literals, rewrite)
+    return new_arguments(op.source, rewrite.literals(op))
 
 
 def equations_of(op: Op) -> Iterator[Equation]:
     """One for each argument, or entry of one, that is made of numbers of the model."""
-    expressions = op.source[0].expressions
+    expressions = op.source.expressions
     if not expressions:
         return
     given = arguments_of(op)

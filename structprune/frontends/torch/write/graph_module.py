@@ -35,7 +35,7 @@ from structprune.frontends.torch.write.equations import equations_of, solve
 from structprune.frontends.torch.write.following import Following, written_in
 from structprune.frontends.torch.write.module import edited, new_arguments
 from structprune.frontends.torch.write.shrunk_graph import ShrunkGraph
-from structprune.graph.edit import Edits
+from structprune.graph.edit import Changes, Edit, Literals, by_name, literals_in
 from structprune.graph.graph import Op, Shape, Value
 from structprune.graph.progress import within
 from structprune.operators.routing import Pick
@@ -43,16 +43,16 @@ from structprune.passes.rewrite import Rewrite
 
 
 def build_graph_module(
-    model: nn.Module, inputs: Arguments, captures: Sequence[Capture], rewrite: Rewrite, edits: Edits
+    model: nn.Module, inputs: Arguments, captures: Sequence[Capture], rewrite: Rewrite, edits: Sequence[Edit]
 ) -> fx.GraphModule:
     """The rewritten graph over a tree of modules that hold the smaller parameters under their old names.
 
     A second capture is the model in training.
     """
-    root = tree(model, edits)
+    root, literals = tree(model, by_name(edits)), literals_in(edits)
     left = iter(rewrite.solution.graph.ops)
     graphs = [
-        Editor(model, inputs, capture, root, list(islice(left, len(capture.calls))), rewrite).edit()
+        Editor(model, inputs, capture, root, list(islice(left, len(capture.calls))), rewrite, literals).edit()
         for capture in captures
     ]
     return ShrunkGraph(root, type(model).__name__, *graphs)
@@ -76,10 +76,12 @@ class Editor:
         root: nn.Module,
         ops: Sequence[Op] = (),
         rewrite: Rewrite | None = None,
+        literals: Literals | None = None,
     ) -> None:
         self.capture = capture
         self.ops = ops
         self.rewrite = rewrite
+        self.literals = literals or {}
         self.program = Program(capture)
         self.graph = self.program.graph
         self.root = root
@@ -132,7 +134,7 @@ class Editor:
     def resize(self, call: Call, op: Op, arguments: dict[str, Any]) -> Any:
         """Set the literal arguments of a smaller operator; which operator it is now."""
         assert self.rewrite is not None
-        changes = new_arguments(call, op.source[1], self.rewrite)
+        changes = new_arguments(call, self.literals.get(op, {}))
         if "*" in changes:
             sizes = changes["*"]
             for name in set(arguments) - {"self", "dim"}:
@@ -243,7 +245,7 @@ def is_impure(node: fx.Node) -> bool:
     return node.op in ("placeholder", "output") or node.target is count_batch or writes(target)
 
 
-def tree(model: nn.Module, edits: Edits | None = None) -> nn.Module:
+def tree(model: nn.Module, edits: Changes | None = None) -> nn.Module:
     """Bare modules under the names of the model's own, with its parameters, or smaller ones; tied ones stay tied."""
     for name in ("graph", "code", "in_training"):
         if any(name in vars(model)[store] for store in ("_modules", "_parameters", "_buffers")):

@@ -15,11 +15,11 @@ from structprune.frontends.torch.record.memory import copies_of, tied
 from structprune.frontends.torch.record.record import Call
 from structprune.frontends.torch.record.tree import stored
 from structprune.frontends.torch.record.twin import WholeCopier, shared
-from structprune.graph.edit import Add, Edit, Edits, Renumber, Slice, Zero
-from structprune.passes.rewrite import Rewrite
+from structprune.graph.edit import Add, Change, Changes, Renumber, Slice, Zero
+from structprune.graph.graph import Place
 
 
-def edited(tensor: Tensor, edits: Sequence[Edit]) -> Tensor:
+def edited(tensor: Tensor, edits: Sequence[Change]) -> Tensor:
     """What becomes of a stored tensor: always another one."""
     result = tensor.detach()
     for edit in edits:
@@ -79,7 +79,7 @@ def in_blocks(tensor: Tensor, rows: Tensor, kept: Mapping[int, Tensor]) -> Tenso
     return result
 
 
-def small_copy(model: nn.Module, edits: Edits, is_filled: bool = True) -> nn.Module:
+def small_copy(model: nn.Module, edits: Changes, is_filled: bool = True) -> nn.Module:
     """A deep copy in which every parameter is already the small one: never a second whole model.
 
     Without `is_filled`, trained parameters have their new shapes but no values yet.
@@ -117,7 +117,7 @@ def small_copy(model: nn.Module, edits: Edits, is_filled: bool = True) -> nn.Mod
     return small
 
 
-def empty(tensor: Tensor, edits: Sequence[Edit]) -> Tensor:
+def empty(tensor: Tensor, edits: Sequence[Change]) -> Tensor:
     axes = {axis: kept for edit in edits if isinstance(edit, Slice) for axis, kept in edit.kept.items()}
     shape = [len(axes[axis]) if axis in axes else size for axis, size in enumerate(tensor.shape)]
     return torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
@@ -131,12 +131,11 @@ def arrays(model: nn.Module, names: Container[str]) -> dict[str, Tensor]:
 # -- literal arguments -----------------------------------------------------------------------------
 
 
-def new_arguments(call: Call, literals: Any, rewrite: Rewrite) -> dict[str, Any]:
-    """The literal arguments of a call that change, by name."""
-    if literals is None:
-        return {}
-    bound = bind(call.target, call.args, call.kwargs)
-    return {name: value for name, value in literals(rewrite).items() if differs(bound.get(name), value)}
+def new_arguments(call: Call, literals: Mapping[Place, Any]) -> dict[str, Any]:
+    """Of the arguments of a call, by name, those that change."""
+    bound = bind(call.target, call.args, call.kwargs) if literals else {}
+    named = {str(name): value for name, value in literals.items()}
+    return {name: value for name, value in named.items() if differs(bound.get(name), value)}
 
 
 def differs(old: Any, new: Any) -> bool:

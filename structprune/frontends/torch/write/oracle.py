@@ -40,7 +40,7 @@ class Zeroed(fx.Interpreter):
         self.program = Program(capture, flat=True)
         super().__init__(nn.Module(), graph=self.program.graph)
         self.rewrite = rewrite
-        self.changed = {op.source[0]: op for op in changed_ops(rewrite)}
+        self.changed = {op.source: op for op in changed_ops(rewrite)}
         self.stored = {stored_name(capture, value): tensor for value, tensor in capture.constants.items()}
         self.stored.update(values)
 
@@ -68,7 +68,7 @@ def changed_ops(rewrite: Rewrite) -> list[Op]:
         for op in solution.graph.ops
         # Attention and recurrent layers draw in training only.
         if op.kind in ("route", "constant")
-        if torch.Tag.nondeterministic_seeded in getattr(op.source[0].target, "tags", ())
+        if torch.Tag.nondeterministic_seeded in getattr(op.source.target, "tags", ())
         for value in op.outputs
         for axis in solution.expanded(value)
     ]
@@ -119,13 +119,13 @@ class Interceptor(Recorder):
 
 def over_kept(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], rewrite: Rewrite) -> Any:
     """Run the small operator on the kept entries, and spread its results over zeros."""
-    call: Call = op.source[0]
+    call: Call = op.source
     names = bind(call.target, call.args, call.kwargs)
     given = bind(call.target, args, kwargs)
     for name, value in names.items():
         if isinstance(value, Value):
             given[name] = gathered(given[name], value, rewrite)
-    given.update(new_arguments(call, op.source[1], rewrite))
+    given.update(new_arguments(call, rewrite.literals(op)))
     result = invoke(call, given)
     spread = [scattered(small, value, rewrite) for small, value in zip(tensors_in(result), call.outputs, strict=True)]
     return spread[0] if isinstance(result, Tensor) else tuple(spread)

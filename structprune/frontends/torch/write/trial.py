@@ -25,7 +25,7 @@ from structprune.frontends.torch.record.training import record_like
 from structprune.frontends.torch.record.tree import stored
 from structprune.frontends.torch.write.module import arrays, edited
 from structprune.frontends.torch.write.oracle import Interceptor, changed_ops, expected_outputs, same_chance
-from structprune.graph.edit import Edits
+from structprune.graph.edit import Changes
 from structprune.passes.rewrite import Rewrite
 from structprune.passes.verify import CHEAP, NO_LARGER, SHARE_DOUBLE, CannotRun, Outputs, Trial, free_memory, too_large
 
@@ -44,7 +44,7 @@ class Trials:
         arguments: Arguments,
         capture: Capture,
         rewrite: Rewrite,
-        zeros: Edits,
+        zeros: Changes,
         tolerance: float,
         macs: int,
     ) -> None:
