@@ -3,21 +3,25 @@
 from structprune.operators import (
     attention,
     elementwise,
+    joining,
     linear,
     normalisation,
     recurrent,
     reduction,
     reshaping,
     routing,
+    slicing,
 )
 
 __all__ = [
     "attention",
     "elementwise",
+    "joining",
     "linear",
     "normalisation",
     "recurrent",
     "reduction",
     "reshaping",
     "routing",
+    "slicing",
 ]

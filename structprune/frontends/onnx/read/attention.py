@@ -12,8 +12,8 @@ from structprune.frontends.onnx.read.lower import Call, entry, opaque
 from structprune.frontends.onnx.record.trace import Type, shape_of
 from structprune.graph.graph import Value
 from structprune.operators.attention import MultiheadAttention, Rotary
+from structprune.operators.joining import Split
 from structprune.operators.linear import Linear
-from structprune.operators.reshaping import Split
 
 CONTRIB = "com.microsoft"
 

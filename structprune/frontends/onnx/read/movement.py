@@ -9,8 +9,10 @@ import numpy as np
 from structprune.frontends.lowering import Lowered
 from structprune.frontends.onnx.read.lower import Call, Entry, entry, opaque
 from structprune.frontends.onnx.record.trace import constant
-from structprune.operators.reshaping import Concat, Pad, Rearrange, Repeat, Reshape, Select, Slice, Split, even_parts
+from structprune.operators.joining import Concat, Repeat, Split, even_parts
+from structprune.operators.reshaping import Rearrange, Reshape
 from structprune.operators.routing import Constant, Expand, Path, Pick, Resize, Route, Source, straight
+from structprune.operators.slicing import Pad, Select, Slice
 
 
 @entry("Reshape")

@@ -10,21 +10,10 @@ import numpy as np
 from structprune.frontends.lowering import Lowered
 from structprune.frontends.torch.read.lower import Bound, entry, moves, opaque
 from structprune.frontends.torch.record.record import Call, values_in
-from structprune.operators.reshaping import (
-    Concat,
-    Pad,
-    Rearrange,
-    Repeat,
-    Reshape,
-    Select,
-    Slice,
-    Split,
-    Stack,
-    Unbind,
-    Windows,
-    even_parts,
-)
+from structprune.operators.joining import Concat, Repeat, Split, Stack, Unbind, even_parts
+from structprune.operators.reshaping import Rearrange, Reshape, Windows
 from structprune.operators.routing import Constant, Expand, Path, Pick, Roll, Route, straight
+from structprune.operators.slicing import Pad, Select, Slice
 
 
 @moves

@@ -19,11 +19,11 @@ from structprune.graph.graph import Value
 from structprune.operators import zero
 from structprune.operators.attention import Attention
 from structprune.operators.elementwise import Pointwise, Prelu, Write
+from structprune.operators.joining import Glu
 from structprune.operators.linear import Bilinear, Convolution, Einsum, Linear, einsum_notation, matmul_notation
 from structprune.operators.normalisation import BatchNorm, GroupNorm, LayerNorm, WeightNorm
 from structprune.operators.recurrent import Recurrent
 from structprune.operators.reduction import How, Reduce
-from structprune.operators.reshaping import Glu
 
 
 @entry("linear")

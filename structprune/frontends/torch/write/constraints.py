@@ -32,7 +32,7 @@ from structprune.frontends.torch.write.proportions import (
     shares_of_axis,
 )
 from structprune.graph.graph import Op, Value
-from structprune.operators.reshaping import Split
+from structprune.operators.joining import Split
 from structprune.passes.bundle import Tie
 from structprune.passes.propagate import Solution
 from structprune.passes.rewrite import Rewrite
