@@ -305,6 +305,20 @@ def test_the_result_trains_where_widths_meet_in_training_alone(build: Callable[[
     assert sizes["a.weight"] == sizes["b.weight"] < 16 if build is Tied else sizes["first.weight"] == 16
 
 
+def test_the_report_says_that_training_was_not_seen() -> None:
+    class Detector(Tied):
+        def forward(self, x: Tensor, targets: Tensor | None = None) -> Tensor:
+            if self.training and targets is None:
+                raise ValueError("targets are needed in training")
+            return super().forward(x)
+
+    plan = structprune.plan(Detector(), 0.4, torch.randn(4, 6))
+    assert plan.report is not None and plan.report.kind == "module"
+    assert "what it does in training is not known: there it raises ValueError: targets are needed" in plan.report.note
+    silent = structprune.plan(nn.Sequential(nn.Linear(6, 32), nn.Dropout(), nn.Linear(32, 3)), 0.4, torch.randn(4, 6))
+    assert silent.report is not None and silent.report.note == ""
+
+
 # -- modes --------------------------------------------------------------------------------------------
 
 

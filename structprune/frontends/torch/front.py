@@ -145,7 +145,7 @@ class TorchFrontend:
             found = adapter.fit(rewrite)
         if isinstance(found, Misfit):
             return asked.holding(found.dims, found.reason) or self.other_than_class(adapter, asked, found.reason)
-        return Realized(rewrite, "module", source=(adapter, found))
+        return Realized(rewrite, "module", self.note_of_training, source=(adapter, found))
 
     def instead(self, asked: Constraints, missed: UnsupportedRatio) -> Constraints:
         if not asked.ties and not asked.frozen:
@@ -236,6 +236,11 @@ class TorchFrontend:
         training = self.recorded_in_training[0] if can_ask(self.model) else None
         return None if training is None or adds_noise_alone(self.capture, training) else training
 
+    @property
+    def note_of_training(self) -> str:
+        why = self.recorded_in_training[1] if can_ask(self.model) else ""
+        return f"what it does in training is not known: {why}" if why else ""
+
     def training_beside(self) -> Capture | None:
         """The same, where it is not looked at with eval mode from the start."""
         return None if len(self.captures) > 1 else self.more_in_training
@@ -248,8 +253,9 @@ class TorchFrontend:
         training, note = self.recorded_in_training
         other_sizes = partial(other_runs, self.model, self.arguments)
         if training is not None and not settles_with(self.captures, training, other_sizes):
-            return None, f"{EVAL_MODE}: there it does more with an index than to read by it"
-        return training, note
+            note = "there it does more with an index than to read by it"
+            training = None
+        return training, f"{EVAL_MODE}: {note}" if note else ""
 
     @property
     def constants(self) -> Constants | None:

@@ -65,14 +65,14 @@ def unites(capture: Capture, training: Capture) -> bool:
 def difference_in_training(model: nn.Module, inputs: Arguments, capture: Capture) -> tuple[Capture | None, str]:
     """The model in training, where it computes something else there; or why that cannot be said."""
     if capture.is_real:
-        return None, f"{EVAL_MODE}: it reads data, and one real run was recorded"
+        return None, "it reads data, and one real run was recorded"
     try:
         training = record_in_training(model, inputs, capture)
     except CaptureError as error:
-        return None, f"{EVAL_MODE}: {error}"
+        return None, str(error)
     except Stopped as stopped:
         cause = stopped.cause
-        return None, f"{EVAL_MODE}: there it raises {type(cause).__name__}: {cause}{stopped.place}"
+        return None, f"there it raises {type(cause).__name__}: {cause}{stopped.place}"
     return None if same_but_for_flags(capture, training) else training, ""
 
 
