@@ -45,6 +45,7 @@ def stored(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     paths = paths_of(model)
     for store in ("_parameters", "_buffers"):
         for path, module in paths:
-            for name, tensor in vars(module)[store].items():
+            # TorchScript modules hold them elsewhere, and give them by the same name.
+            for name, tensor in getattr(module, store).items():
                 if tensor is not None:
                     yield f"{path}.{name}" if path else name, tensor
