@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -71,6 +72,13 @@ def known(values: Any, mask: Any = True) -> Known:
 
 
 UNKNOWN = known(0.0, False)
+# Numbers that are followed of one tensor, at most: small vectors can be spread over more than any machine holds.
+MOST_NUMBERS = 1 << 22
+
+
+def is_small(*shapes: Sequence[int]) -> bool:
+    """What has these shapes, broadcast against each other, has few numbers."""
+    return prod(np.broadcast_shapes(*map(tuple, shapes))) <= MOST_NUMBERS
 
 
 def along(axis: int, rank: int, values: Array, mask: Any = True) -> Known:

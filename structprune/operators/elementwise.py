@@ -9,7 +9,7 @@ from functools import reduce
 import numpy as np
 
 from structprune.algebra.axis import ONE, Axis
-from structprune.graph.constant import UNKNOWN, Known, Numbers, known
+from structprune.graph.constant import UNKNOWN, Known, Numbers, is_small, known
 from structprune.graph.graph import Op
 from structprune.graph.operator import Meeting, Operand, Operator, operator
 from structprune.operators.zero import NEVER, Zero
@@ -63,6 +63,8 @@ class Pointwise(Operator):
     def constants(self, op: Op, given: Sequence[Known | None], numbers: Numbers) -> Sequence[Known | None]:
         """Where all operands are known, f of them; zero where algebra says so of those that are."""
         present = [each or UNKNOWN for each in given]
+        if not is_small(*(each.mask.shape for each in present)):
+            return ()
         is_told = reduce(np.logical_and, (each.mask for each in present), np.asarray(True))
         may_run = is_told.any() and not self.draws and len(op.outputs) == 1
         found = numbers.run(op, [each.values for each in present]) if may_run else None
@@ -105,6 +107,8 @@ class Prelu(Operator):
         if x is None or weight is None:
             return ()
         slope = weight.reshaped([-1 if k == min(1, x.mask.ndim - 1) else 1 for k in range(x.mask.ndim)])
+        if not is_small(x.mask.shape, slope.mask.shape):
+            return ()
         values = np.maximum(x.values, 0) + slope.values * np.minimum(x.values, 0)
         return (known(values, x.mask & (slope.mask | (x.values >= 0))),)
 

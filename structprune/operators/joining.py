@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from structprune.algebra.axis import Axis, Product, Sum, fresh
-from structprune.graph.constant import UNKNOWN, Known, Numbers
+from structprune.graph.constant import UNKNOWN, Known, Numbers, is_small
 from structprune.graph.graph import Op
 from structprune.graph.operator import Meeting, Operand, Operator, Resized, operator
 
@@ -38,7 +38,13 @@ class Concat(Operator):
             return ()
         parts = [each or UNKNOWN.reshaped((1,) * len(op.outputs[0].shape)) for each in given]
         across = np.broadcast_shapes(*(each.taken(self.dim, [0]).mask.shape for each in parts))
-        shapes = [(*across[: self.dim], value.shape[self.dim], *across[self.dim + 1 :]) for value in op.inputs if value]
+        shapes = [
+            (*across[: self.dim], value.shape[self.dim], *across[self.dim + 1 :])
+            for value in (*op.inputs, op.outputs[0])
+            if value is not None
+        ]
+        if not is_small(shapes.pop()):
+            return ()
         wide = [part.spread(shape) for part, shape in zip(parts, shapes, strict=True)]
         values, mask = ([each.values for each in wide], [each.mask for each in wide])
         return (Known(np.concatenate(values, self.dim), np.concatenate(mask, self.dim)),)

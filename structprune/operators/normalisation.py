@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from structprune.algebra.axis import Product, fresh
-from structprune.graph.constant import UNKNOWN, Known, Numbers, along, known
+from structprune.graph.constant import UNKNOWN, Known, Numbers, along, is_small, known
 from structprune.graph.graph import Op
 from structprune.graph.operator import Meeting, Operand, Operator, Resized, operator
 
@@ -60,6 +60,8 @@ class BatchNorm(Operator):
         scale, shift, mean, variance = own
         slope = known(scale.values / np.sqrt(variance.values + self.eps), scale.mask & variance.mask)
         x = told[0] or UNKNOWN.reshaped((1,) * rank)
+        if not is_small(x.mask.shape, slope.mask.shape):
+            return ()
         centred = np.where(slope.is_zero, 0.0, x.values - mean.values)
         is_told = (x.mask & mean.mask | slope.is_zero) & slope.mask & shift.mask
         return (known(centred * slope.values + shift.values, is_told),)

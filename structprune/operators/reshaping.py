@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
-from math import prod
 from operator import mul
 
 from structprune.algebra.axis import ONE, Axis, Product, fresh
 from structprune.algebra.notation import parse
-from structprune.graph.constant import Known, Numbers
+from structprune.graph.constant import Known, Numbers, is_small
 from structprune.graph.graph import Op, Shape
 from structprune.graph.operator import Meeting, Operand, Operator, Resized, contract, operator
-
-# Constants that are spread over a tensor, at most.
-MOST_CONSTANTS = 1 << 24
 
 
 @operator
@@ -80,7 +76,7 @@ class Reshape(Operator):
                     before[k] = x.shape[k]
                 for k in new:
                     sizes[k] = after[k]
-        return (told.spread(before).reshaped(sizes).compact(),) if prod(before) <= MOST_CONSTANTS else ()
+        return (told.spread(before).reshaped(sizes).compact(),) if is_small(before) else ()
 
 
 def spans(sizes: Sequence[int]) -> list[range]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +153,35 @@ def test_pointwise_operators_are_run_whatever_defines_them(kind: str) -> None:
     assert count == 3
     x = NUMBERS.normal(size=(3, 6))
     np.testing.assert_allclose(by_reference(plan.apply(model), x), by_reference(model, x), rtol=1e-9, atol=1e-9)
+
+
+def test_small_vectors_are_not_spread_over_more_than_a_machine_holds() -> None:
+    nodes, stored = linear()
+    nodes[3:] = [
+        helper.make_node("Gemm", ["h3", "v", "c"], ["h4"]),
+        helper.make_node("Mul", ["p", "q"], ["large"]),
+        helper.make_node("Concat", ["large", "large"], ["larger"], axis=0),
+        helper.make_node("PRelu", ["larger", "q"], ["larger2"]),
+        helper.make_node("ReduceMean", ["larger2"], ["mean"], keepdims=0),
+        helper.make_node("Add", ["h4", "mean"], ["y"]),
+    ]
+    stored |= {"p": np.zeros((60_000, 1)), "q": np.zeros((1, 60_000))}
+    model = file_of(nodes, stored, ["batch", 6])
+    with limited_memory(1 << 31):
+        assert without_constants(model)[1] == 3
+
+
+@contextmanager
+def limited_memory(more: int) -> Iterator[None]:
+    """So many bytes more than now can be asked for."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    with open("/proc/self/statm") as file:
+        now = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (now + more, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def image_file(model: nn.Module, exporter: str) -> onnx.ModelProto:
