@@ -133,8 +133,8 @@ class Folder:
             if not self.free:
                 return Folding()
         self.follower.check_finite()
-        for op, given, results in steps:
-            self.read(op, given, results)
+        for op, first, results in steps:
+            self.read(op, first, results)
         return Folding(self.free, self.shares)
 
     def note(self, value: Value, found: Known | None) -> None:
@@ -146,13 +146,13 @@ class Folder:
                 if dim not in self.solution.system.frozen:
                     self.free[dim] = self.free.get(dim, False) | self.is_known(value, found, dim)
 
-    def read(self, op: Op, given: Sequence[Known | None], results: Sequence[Known | None]) -> None:
+    def read(self, op: Op, first: Known | None, results: Sequence[Known | None]) -> None:
         summed = op.operator.summed(op)
         for place, value in enumerate(op.inputs):
             if value is None or (summed is not None and place and value.parameter is not None):
                 continue
             if summed is not None and place == 0:
-                self.block(value, self.foldable(op, summed, given[0], results))
+                self.block(value, self.foldable(op, summed, first, results))
             else:
                 self.block(value, lambda dim: self.is_passed_on(op, results, dim))
 

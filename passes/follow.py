@@ -16,8 +16,8 @@ from structprune.graph.graph import Graph, Op, Value
 from structprune.passes.propagate import Names
 from structprune.passes.score import to_numpy
 
-# An operator, and what is known of its operands and its results.
-Step = tuple[Op, list[Known | None], Sequence[Known | None]]
+# An operator, and what is known of its first operand and of its results.
+Step = tuple[Op, Known | None, Sequence[Known | None]]
 
 
 class Source(Protocol):
@@ -32,6 +32,21 @@ class Source(Protocol):
     def computed(self, op: Op, operands: Sequence[Array]) -> Array | None:
         """A pointwise operator run on such numbers, in the types of the model; None where that cannot be done, or where
         inputs of other sizes change what the operator does."""
+
+
+class Given(Sequence[Known | None]):
+    """What is known of the operands of an operator, looked up when it asks: most weights are not looked at."""
+
+    def __init__(self, follower: Follower, op: Op) -> None:
+        self.follower = follower
+        self.values = op.inputs
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, place: Any) -> Any:
+        value = self.values[place]
+        return None if value is None else self.follower.of(value)
 
 
 class Follower:
@@ -54,8 +69,9 @@ class Follower:
         return [self.step(op, names) for op in self.ops]
 
     def step(self, op: Op, names: Names) -> Step:
-        given = [None if value is None else self.of(value) for value in op.inputs]
-        results = op.operator.constants(op, given, self)
+        results, first = op.operator.constants(op, Given(self, op), self), None
+        if op.inputs and op.inputs[0] is not None:
+            first = self.of(op.inputs[0])
         # Whatever other names this memory has, nothing is known of it any more.
         for target in op.overwrites:
             self.known.update(dict.fromkeys(names.of(target)))
@@ -65,7 +81,7 @@ class Follower:
                 self.known[value] = found
         for value in op.outputs:
             names.note(value)
-        return op, given, results
+        return op, first, results
 
     def of(self, value: Value) -> Known | None:
         """What is known of an operand. Stored tensors larger than vectors are no scales or shifts."""
@@ -101,13 +117,14 @@ class Follower:
         if weight is None or not self.has_array(weight):
             return None
         array = self.array(weight)
-        space = array_namespace(array)
-        front = space.moveaxis(array, axis, 0)
-        is_zero = np.asarray(to_numpy(front[(slice(None), *[0] * (front.ndim - 1))]) == 0)
+        first = tuple(slice(None) if k == axis else 0 for k in range(array.ndim))
+        is_zero = np.asarray(to_numpy(array[first]) == 0)
         begun = np.flatnonzero(is_zero)
         if len(begun):
-            taken = space.take(front, space.asarray(begun, device=device(array)), axis=0)
-            is_zero[begun] = to_numpy(space.all(space.reshape(taken, (len(begun), -1)) == 0, axis=1)) != 0
+            space = array_namespace(array)
+            taken = space.take(array, space.asarray(begun, device=device(array)), axis=axis)
+            rows = space.reshape(space.moveaxis(taken, axis, 0), (len(begun), -1))
+            is_zero[begun] = to_numpy(space.all(rows == 0, axis=1)) != 0
         return is_zero
 
     def filter_sums(self, weight: Value) -> Array:

@@ -27,8 +27,10 @@ def shifted(op: Op, given: Sequence[Known | None], axis: int, values: Array, mas
     own = along(axis, len(op.outputs[0].shape), values, mask)
     if (*op.inputs, None)[2] is None:
         return own
-    bias = given[2] and along(axis, own.mask.ndim, given[2].values, given[2].mask)
-    return bias and known(own.values + bias.values, own.mask & bias.mask)
+    if (bias := given[2]) is None:
+        return None
+    added = along(axis, own.mask.ndim, bias.values, bias.mask)
+    return known(own.values + added.values, own.mask & added.mask)
 
 
 @operator
@@ -57,7 +59,7 @@ class Linear(Operator):
     def constants(self, op: Op, given: Sequence[Known | None], numbers: Numbers) -> Sequence[Known | None]:
         """Filters of zeros give their bias."""
         is_zero = numbers.zero_slices(op.inputs[1], int(self.is_transposed))
-        if is_zero is None or not self.is_plain:
+        if is_zero is None or not is_zero.any() or not self.is_plain:
             return ()
         return (shifted(op, given, -1, np.zeros(len(is_zero)), is_zero),)
 
@@ -124,7 +126,7 @@ class Convolution(Operator):
         """Filters of zeros give their bias, and one for each channel a constant for a constant."""
         weight = op.inputs[1]
         is_zero = numbers.zero_slices(weight, 0)
-        if weight is None or is_zero is None or self.is_transposed:
+        if weight is None or is_zero is None or self.is_transposed or (given[0] is None and not is_zero.any()):
             return ()
         axis, x, values, mask = self.channels(op), given[0], np.zeros(len(is_zero)), is_zero
         is_row = x is not None and x.mask.size == x.mask.shape[axis]

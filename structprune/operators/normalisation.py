@@ -50,16 +50,18 @@ class BatchNorm(Operator):
 
     def constants(self, op: Op, given: Sequence[Known | None], numbers: Numbers) -> Sequence[Known | None]:
         """A scale of zero gives the shift, whatever x is."""
-        values, told = (*op.inputs, *[None] * 4)[:5], (*given, *[None] * 4)[:5]
-        pairs = zip(values[1:], told[1:], (known(1), known(0), None, None), strict=True)
-        chosen = [default if value is None else each for value, each, default in pairs]
-        rank = len(op.outputs[0].shape)
+        rank, values = len(op.outputs[0].shape), (*op.inputs, None, None, None, None)[1:5]
+        is_dead = values[0] is not None and (given[1] or UNKNOWN).is_zero.any()
+        if self.by_batch or self.by_sample or (given[0] is None and not is_dead):
+            return ()
+        defaults = (known(1), known(0), None, None)
+        chosen = [defaults[k] if value is None else given[k + 1] for k, value in enumerate(values)]
         own = [along(1, rank, each.values, each.mask) for each in chosen if each is not None]
-        if self.by_batch or self.by_sample or len(own) < 4:
+        if len(own) < 4:
             return ()
         scale, shift, mean, variance = own
         slope = known(scale.values / np.sqrt(variance.values + self.eps), scale.mask & variance.mask)
-        x = told[0] or UNKNOWN.reshaped((1,) * rank)
+        x = given[0] or UNKNOWN.reshaped((1,) * rank)
         if not is_small(x.mask.shape, slope.mask.shape):
             return ()
         centred = np.where(slope.is_zero, 0.0, x.values - mean.values)
