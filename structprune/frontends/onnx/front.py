@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import InlinePass
 
 from structprune.algebra.axis import Dim
 from structprune.errors import (
@@ -24,11 +23,14 @@ from structprune.errors import (
     printable,
 )
 from structprune.frontends.onnx.read import operators  # noqa: F401  registers the entries
-from structprune.frontends.onnx.read.lower import Lowering, Stored, quantization, weights
+from structprune.frontends.onnx.read.arrays import COMPUTED, Arrays
+from structprune.frontends.onnx.read.lower import Lowering, weights
 from structprune.frontends.onnx.record.check import count_of
+from structprune.frontends.onnx.record.elsewhere import growth, other_shapes, shapes_nearby
 from structprune.frontends.onnx.record.external import external_tensors, slots
-from structprune.frontends.onnx.record.file import give_back, innermost, is_same, open_model
-from structprune.frontends.onnx.record.inputs import Examples, data, describe, examples, is_open, restore, traced
+from structprune.frontends.onnx.record.file import is_same, open_model
+from structprune.frontends.onnx.record.functions import inlined, with_weights_of
+from structprune.frontends.onnx.record.inputs import Examples, data, describe, examples, restore, traced
 from structprune.frontends.onnx.record.trace import Numbers, Trace, Type, run_order, sizes, trace
 from structprune.frontends.onnx.write.constant import Constants
 from structprune.frontends.onnx.write.file import save
@@ -51,12 +53,8 @@ TOLERANCES = {
     ir.DataType.FLOAT16: 2e-2,
     ir.DataType.BFLOAT16: 1e-1,
 }
-# Types that scores compute with as they are: no copy of a weight is made for them.
-COMPUTED = (ir.DataType.DOUBLE, ir.DataType.FLOAT, ir.DataType.FLOAT16)
 # Entries of one tensor that is computed, or fed.
 MOST_ENTRIES = 1 << 33
-# Bytes of mapped files that scores read before they are given back.
-MOST_MAPPED = 1 << 27
 
 
 class OnnxFrontend:
@@ -222,27 +220,14 @@ class OnnxFrontend:
     @cached_property
     def elsewhere(self) -> Trace:
         """The same model with other sizes wherever it leaves them open."""
-        return trace(self.model, self.other_shapes())
-
-    def other_shapes(self) -> dict[ir.Value, Type]:
-        """Other sizes wherever the model leaves them open."""
-        return {
-            value: Type(
-                tuple(
-                    other_size(size, axis) if value.shape is None or is_open(value.shape[axis]) else size
-                    for axis, size in enumerate(known.shape)
-                ),
-                known.dtype,
-            )
-            for value, known in self.shapes_of_inputs.items()
-        }
+        return trace(self.model, other_shapes(self.shapes_of_inputs))
 
     def differences(self, shrinker: Shrinker, rewrite: Rewrite) -> Iterator[Conflict]:
         """Read the new model again: every value must have the shape that the rewrite says."""
         observed = {shrinker.values[value]: known for value, known in self.observed_after(rewrite).items()}
         again = self.trace_copy(shrinker, self.shapes_of_inputs, observed)
         # What was mended for these sizes of the inputs must be right for others too.
-        others = self.other_shapes()
+        others = other_shapes(self.shapes_of_inputs)
         is_open = shrinker.is_mended and others != self.shapes_of_inputs
         far = self.trace_copy(shrinker, others, {}) if is_open else again
         for value, made in self.lowering.values.items():
@@ -273,30 +258,13 @@ class OnnxFrontend:
         has_room = 8 * numbers <= SHARE_DOUBLE * free_memory() and work <= CHEAP
         kinds = [ir.DataType.DOUBLE, own] if has_room and can_be_double(whole) and can_be_double(small) else [own]
         sizes = [(self.shapes_of_inputs, False)]
-        others = self.sizes_nearby()
+        others = shapes_nearby(self.model, self.shapes_of_inputs)
         if others is not None and work * growth(self.shapes_of_inputs, others) <= max(CHEAP, NO_LARGER * work):
             sizes.insert(0, (others, True))
         for shapes, elsewhere in sizes:
             feeds = data(self.model, shapes, self.given)
             for kind in kinds:
                 yield trial(whole, small, feeds, kind, self.tolerance, elsewhere)
-
-    def sizes_nearby(self) -> dict[ir.Value, Type] | None:
-        """Other sizes that every node accepts, where the model leaves some open."""
-        for all_axes in (True, False):
-            shapes = {
-                value: Type(
-                    tuple(
-                        nearby(size, axis, all_axes) if value.shape is None or is_open(value.shape[axis]) else size
-                        for axis, size in enumerate(known.shape)
-                    ),
-                    known.dtype,
-                )
-                for value, known in self.shapes_of_inputs.items()
-            }
-            if shapes != self.shapes_of_inputs and not trace(self.model, shapes).problems:
-                return shapes
-        return None
 
     @property
     def has_half(self) -> bool:
@@ -326,35 +294,6 @@ def shapes_of(tensors: Mapping[str, ir.TensorProtocol]) -> dict[str, Shape]:
     return {name: sizes(tensor) for name, tensor in tensors.items()}
 
 
-def inlined(model: ir.Model) -> ir.Model:
-    """The model without functions of its own; itself where it has none."""
-    if not model.functions:
-        return model
-    result = model.clone()
-    try:
-        InlinePass()(result)
-    except Exception as error:
-        # onnx_ir raises what it likes at functions that do not fit their calls.
-        why = printable(innermost(error), 300)
-        raise UnsupportedModel(f"the model's functions cannot be written out where they are called: {why}") from error
-    return result
-
-
-def with_weights_of(original: ir.Model, small: ir.Model) -> ir.Model:
-    """The original with another model's weights, under the same names."""
-    result = original.clone()
-    cut = {value.name: value for graph in small.graphs() for value in graph.initializers.values()}
-    for graph in result.graphs():
-        for value in graph.initializers.values():
-            value.const_value, value.shape = cut[value.name].const_value, cut[value.name].shape
-    shapes = {value.name: value.shape for node in small.graph for value in node.outputs}
-    for node in result.graph:
-        for value in node.outputs:
-            if value.shape is not None and shapes.get(value.name) is not None:
-                value.shape = shapes[value.name]
-    return result
-
-
 def refuse_too_large(known: Trace) -> None:
     """A small file can ask for more than any machine holds."""
     for value, found in known.types.items():
@@ -370,53 +309,6 @@ def materialize(model: ir.Model) -> None:
     for slot in slots(model):
         if isinstance(slot.tensor, ir.LazyTensor):
             slot.put(ir.Tensor(slot.tensor.numpy(), dtype=slot.tensor.dtype, name=slot.tensor.name))
-
-
-def growth(before: Mapping[ir.Value, Type], after: Mapping[ir.Value, Type]) -> float:
-    """How many times as many numbers go in."""
-    old, new = (sum(prod(each.shape) for each in shapes.values()) for shapes in (before, after))
-    return new / max(old, 1)
-
-
-def nearby(size: int, axis: int, all_axes: bool) -> int:
-    """Another number of samples; about three quarters of other sizes, in multiples of 32 where those are large."""
-    if axis == 0:
-        return 2 if size != 2 else 3
-    if not all_axes:
-        return size
-    return size * 3 // 4 // 32 * 32 if size >= 64 else max(1, size * 3 // 4)
-
-
-def other_size(size: int, axis: int) -> int:
-    return size + 1 if axis == 0 else 2 * size
-
-
-class Arrays(Mapping[str, Numbers]):
-    """Weights as arrays that numpy computes with, each read when it is asked for; integers as what they stand for."""
-
-    def __init__(self, stored: Mapping[str, Stored]) -> None:
-        self.stored = stored
-        self.count = 0
-
-    def __getitem__(self, name: str) -> Numbers:
-        tensor = self.stored[name].tensor
-        self.count += tensor.nbytes
-        if self.count > MOST_MAPPED:
-            # All of them: those given back before may have been looked at again since.
-            self.count = 0
-            for each in self.stored.values():
-                give_back(each.tensor)
-        array: Numbers = tensor.numpy() if tensor.dtype in COMPUTED else tensor.numpy().astype(np.float32)
-        scale, zero_point = quantization(self.stored[name])
-        if zero_point is not None:
-            array = array - zero_point.astype(np.float32)
-        return array if scale is None else array * scale
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.stored)
-
-    def __len__(self) -> int:
-        return len(self.stored)
 
 
 def changed_leaves(values: Iterable[Value], rewrite: Rewrite) -> list[Dim]:
