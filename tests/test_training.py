@@ -292,6 +292,49 @@ class Held(nn.Module):
         return y + torch.cdist(x, self.centers).mean() if self.training else y
 
 
+class Averaging(nn.Module):
+    """A running average of a width, written in training alone: in place, or as another tensor."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        self.in_place = in_place
+        self.a, self.c = nn.Linear(6, 16), nn.Linear(16, 3)
+        self.register_buffer("average", torch.zeros(16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x)
+        if self.training and self.in_place:
+            self.average.mul_(0.9).add_(h.detach().mean(0), alpha=0.1)
+        elif self.training:
+            self.average = 0.9 * self.average + 0.1 * h.detach().mean(0)
+        return self.c(h.relu())
+
+
+class Mixed(Averaging):
+    """Samples are mixed with others, by chance."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x)
+        if self.training:
+            h = 0.3 * h + 0.7 * h[torch.randperm(len(x))]
+        return self.c(h.relu())
+
+
+@pytest.mark.parametrize("output", ["module", "graph"])
+@pytest.mark.parametrize(
+    "build", [lambda: Averaging(True), lambda: Averaging(False), lambda: Mixed(True)], ids=["write", "set", "mixed"]
+)
+def test_what_only_training_keeps_is_cut_with_its_width(build: Callable[[], nn.Module], output: str) -> None:
+    model, x = build().double(), torch.randn(4, 6).double()
+    plan = structprune.plan(model, 0.43, x, output=output)
+    small = plan.apply(model)
+    assert plan.report is not None and plan.report.note == ""
+    expected = run(small.eval(), x)
+    run(small.train(), x).sum().backward()
+    assert small.get_buffer("average").shape == (16 if isinstance(model, Mixed) else 9,)
+    assert torch.equal(run(small.eval(), x), expected)
+
+
 @pytest.mark.parametrize("output", ["module", "graph"])
 @pytest.mark.parametrize("build", [Tied, Held])
 def test_the_result_trains_where_widths_meet_in_training_alone(build: Callable[[], nn.Module], output: str) -> None:

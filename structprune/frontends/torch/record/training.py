@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from structprune.algebra.axis import Dim
+from structprune.algebra.axis import Dim, variables
 from structprune.errors import CaptureError
 from structprune.frontends.torch.read.lower import bind, lower
 from structprune.frontends.torch.record import private
@@ -54,12 +54,21 @@ def flagged(capture: Capture, flag: bool) -> Iterator[tuple[Where, Any]]:
 
 
 def unites(capture: Capture, training: Capture) -> bool:
-    """Whether training reads parameters that nothing reads in eval mode, or sizes meet there that do not elsewhere."""
-    if any(value.is_trained for name, value in training.parameters.items() if name not in capture.parameters):
+    """Whether training is to be looked at with eval mode from the start.
+
+    It reads trained parameters that nothing else reads, or widths meet there that do not elsewhere.
+    """
+    further = [value for name, value in training.parameters.items() if name not in capture.parameters]
+    if any(value.is_trained for value in further):
         return True
     solution = propagate(lower(capture))
-    wider = extended(solution, lower(training)).system
-    return any(wider.resolve(leaf) is not leaf for leaf in variables_of(solution))
+    wider = extended(solution, lower(training))
+    known = set(variables_of(solution))
+    if wider.system.frozen.keys() & known - solution.system.frozen.keys():
+        return False  # it would hold what can be cut where the model does not train
+    # A buffer that only training reads has the width of what is written into it.
+    shared = (leaf in known for value in further for axis in wider.expanded(value) for leaf in variables(axis))
+    return any(wider.system.resolve(leaf) is not leaf for leaf in known) or any(shared)
 
 
 def difference_in_training(model: nn.Module, inputs: Arguments, capture: Capture) -> tuple[Capture | None, str]:
@@ -101,11 +110,16 @@ def depends_on_random_numbers(capture: Capture) -> bool:
     drawn: set[Value] = set()
     for call in capture.calls:
         is_drawn = any(value in drawn for value in call.tensors())
-        if is_drawn and depends_on_data(call.target):
+        if is_drawn and depends_on_data(call.target) and not picks_by_numbers(call):
             return True
         if is_drawn or torch.Tag.nondeterministic_seeded in getattr(call.target, "tags", ()):
             drawn.update(call.outputs)
     return False
+
+
+def picks_by_numbers(call: Call) -> bool:
+    """An index of whole numbers: how many it takes does not depend on them."""
+    return str(getattr(call.target, "_opname", "")) == "index" and not any(value.is_mask for value in call.tensors())
 
 
 def leave_out_counters(capture: Capture) -> None:
