@@ -69,19 +69,26 @@ class Follower:
         return [self.step(op, names) for op in self.ops]
 
     def step(self, op: Op, names: Names) -> Step:
-        results, first = op.operator.constants(op, Given(self, op), self), None
-        if op.inputs and op.inputs[0] is not None:
-            first = self.of(op.inputs[0])
+        first = self.of(op.inputs[0]) if op.inputs and op.inputs[0] is not None else None
+        results = self.results(op)
         # Whatever other names this memory has, nothing is known of it any more.
         for target in op.overwrites:
             self.known.update(dict.fromkeys(names.of(target)))
         for value, found in zip(op.outputs, results, strict=False):
             if found is not None and found.mask.any():
-                assert found.mask.ndim == len(value.shape), f"{op.name} gives constants of another rank"
                 self.known[value] = found
         for value in op.outputs:
             names.note(value)
         return op, first, results
+
+    def results(self, op: Op) -> list[Known | None]:
+        """What is known of each result. Where a rule does not fit the operator, nothing is."""
+        try:
+            found = op.operator.constants(op, Given(self, op), self)
+        except (ValueError, IndexError):
+            return []
+        pairs = zip(found, op.outputs, strict=False)
+        return [each if each is not None and each.fits(value.shape) else None for each, value in pairs]
 
     def of(self, value: Value) -> Known | None:
         """What is known of an operand. Stored tensors larger than vectors are no scales or shifts."""

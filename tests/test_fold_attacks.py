@@ -210,6 +210,65 @@ def test_behind_images(name: str, output: str) -> None:
     assert check_torch(Images(*body(), bias=False), images(), output=output) == without
 
 
+class Tokens(nn.Module):
+    """The same for tokens (batch, n, 8), with a layer of any kind in front."""
+
+    def __init__(self, way: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last, self.way = nn.Linear(6, 8), nn.Linear(8, 6), way
+        with torch.no_grad():
+            self.first.weight[DEAD] = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.last(self.way(self.first(x)))
+
+
+@pytest.mark.parametrize(
+    ("way", "count"),
+    [
+        (F.gelu, 3),
+        (lambda h: h.view(*h.shape[:-1], 2, 4).transpose(1, 2).sigmoid().transpose(1, 2).reshape(h.shape), 1),
+        (lambda h: h.transpose(1, 2).relu().transpose(1, 2), 3),
+        (lambda h: h.flatten(0, 1).tanh().view(h.shape), 3),
+        (lambda h: torch.stack([h, h]).mean(0), 0),
+        (lambda h: h + h.mean(1, keepdim=True), 3),
+        (lambda h: h - h.mean(2, keepdim=True), 0),
+        (lambda h: h * h.softmax(1), 0),
+        (lambda h: torch.cat([h[:, :1], h[:, 1:].relu()], 1), 0),
+    ],
+)  # fmt: skip
+def test_behind_tokens(way: Callable[[Tensor], Tensor], count: int) -> None:
+    assert check_torch(Tokens(way).double().eval(), torch.randn(3, 5, 6, dtype=torch.float64)) == count
+
+
+class Volumes(nn.Module):
+    """Convolutions over any number of axes, with a batch or without one."""
+
+    def __init__(self, axes: int, groups: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[axes - 1]
+        self.first, self.middle, self.last = conv(3, 8, 2), conv(8, 8, 2, groups=groups), conv(8, 2, 1)
+        with torch.no_grad():
+            self.first.weight[DEAD] = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.middle(self.first(x).sigmoid()).tanh())
+
+
+@pytest.mark.parametrize("groups", [1, 2, 8])
+@pytest.mark.parametrize("axes", [1, 2, 3])
+@pytest.mark.parametrize("batch", [(), (3,)])
+def test_convolutions_of_any_rank(axes: int, groups: int, batch: tuple[int, ...]) -> None:
+    model, x = Volumes(axes, groups).double().eval(), torch.randn(*batch, 3, *[5] * axes, dtype=torch.float64)
+    plan, count = without_constants(model, x)
+    # Two groups stay alike: one index is dead in both.
+    assert count == (1 if groups == 2 else 3)
+    with torch.no_grad():
+        torch.testing.assert_close(plan.apply(model)(x), model(x), **EXACT)
+
+
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("place", ["first.weight", "first.bias", "body.0.weight", "body.0.bias"])
 def test_what_is_not_finite_is_no_constant(number: float, place: str) -> None:

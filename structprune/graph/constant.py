@@ -37,6 +37,11 @@ class Known:
     def is_zero(self) -> Mask:
         return np.asarray(self.mask & (self.values == 0))
 
+    def fits(self, shape: Sequence[int]) -> bool:
+        """Each axis is that of a tensor of this shape, or stands for it."""
+        own = self.mask.shape
+        return len(own) == len(shape) and all(size in (1, whole) for size, whole in zip(own, shape, strict=True))
+
     def where(self, mask: Mask) -> Known:
         """What is known in fewer places."""
         return known(self.values, self.mask & mask)

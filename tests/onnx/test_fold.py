@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -214,3 +215,18 @@ def test_drawn_nets_in_onnxruntime(seed: int) -> None:
     plan.verify = "numeric"
     plan.apply(model)
     assert plan.report is not None and plan.report.error is not None and plan.report.error < 1e-4
+
+
+@pytest.mark.parametrize("sizes", [(4, 8, 8, 8), (8, 3, 8, 8), (1, 1, 1, 1), (8, 8, 16, 8)])
+def test_a_norm_whose_vectors_do_not_fit_gives_no_raw_error(sizes: tuple[int, ...]) -> None:
+    """onnxruntime refuses such a file; so may we, in our own words."""
+    names = ("scale", "shift", "mean", "variance")
+    nodes, stored = linear()
+    nodes[2:3] = [helper.make_node("BatchNormalization", ["h2", *names], ["h3"])]
+    stored |= {name: np.zeros(size) for name, size in zip(names, sizes, strict=True)}
+    model = file_of(nodes, stored, ["batch", 6])
+    with contextlib.suppress(structprune.errors.StructpruneError):
+        plan = structprune.plan(model, 0.0)
+        plan.keep = {group.name: [0] for group in structprune.analyze(model).groups}
+        plan.apply(model)
+    assert without_constants(model)[1] in (0, 3)

@@ -50,7 +50,7 @@ class Constants:
     def computed(self, op: Op, operands: Sequence[Array]) -> Array | None:
         call: Call = op.source
         made = {
-            value: torch.from_numpy(array).to(self.capture.dtypes[value])
+            value: torch.tensor(array).to(self.capture.dtypes[value])
             for value, array in zip(op.inputs, operands, strict=True)
             if value is not None
         }
