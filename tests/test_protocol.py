@@ -330,3 +330,47 @@ def test_a_tensor_of_a_subclass_stays_what_it_was() -> None:
     small = structprune.shrink(model, 0.3, X)
     assert isinstance(small[0].weight, nn.Parameter) and type(model[0].weight) is Own
     assert isinstance(small(X), Tensor)
+
+
+# -- passes to come -------------------------------------------------------------------------------------
+
+
+def compensated(rewrite: Rewrite, parameter: str, array: Any) -> list[Edit]:
+    """What a pass that moves weights would do: add to one of them at its new shape."""
+    shape = rewrite.shape(rewrite.solution.graph.parameters[parameter])
+    values = np.random.default_rng(0).normal(size=shape) * float(np.abs(array).mean())
+    return [Add(parameter, values)]
+
+
+@pytest.mark.parametrize("output", ["module", "graph"])
+@pytest.mark.parametrize("name", ["2.weight", "2.bias", "6.bias"])
+def test_a_pass_that_changes_weights_adds_edits(output: str, name: str) -> None:
+    """Of a parameter that is cut on both axes, on one, and on none."""
+    analysis, options = Analysis(TorchFrontend.read(three_widths(), X)), Options(0.4, output=output)
+    _, realized = settle(analysis, aim(analysis, options), options)
+    more = compensated(realized.rewrite, name, analysis.frontend.arrays([name])[name].numpy())
+    plain = make(analysis, realized)
+    moved = analysis.frontend.make(realized, [*realized.rewrite.edits(), *more])
+    for other, tensor in plain.state_dict().items():
+        found = moved.state_dict()[other]
+        assert torch.equal(found, tensor + torch.from_numpy(more[0].values) if other == name else tensor), other
+    assert moved(X).shape == plain(X).shape and not torch.equal(moved(X), plain(X))
+
+
+@pytest.mark.parametrize("name", ["w1", "b0", "b2"])
+def test_a_pass_that_changes_weights_adds_edits_to_files_too(name: str) -> None:
+    text = "h = Gemm (x, w0, b0)\nr = Relu (h)\ng = Gemm (r, w1, b1)\ns = Relu (g)\ny = Gemm (s, w2, b2)"
+    shapes = {"w0": (8, 24), "b0": (24,), "w1": (24, 32), "b1": (32,), "w2": (32, 3), "b2": (3,)}
+    analysis = Analysis(OnnxFrontend.read(build("(float[2, 8] x) => (float[2, 3] y)", text, weights(shapes)), None))
+    options = Options(0.4)
+    _, realized = settle(analysis, aim(analysis, options), options)
+    stored = {each: tensor.const_value for each, tensor in make(analysis, realized).graph.initializers.items()}
+    plain = {each: tensor.numpy() for each, tensor in stored.items() if tensor is not None}
+    more = compensated(realized.rewrite, name, analysis.frontend.arrays([name])[name])
+    moved = analysis.frontend.make(realized, [*realized.rewrite.edits(), *more])
+    assert set(moved.graph.initializers) == set(shapes)
+    for other, value in moved.graph.initializers.items():
+        assert value.const_value is not None
+        expected = plain[other] + more[0].values if other == name else plain[other]
+        np.testing.assert_allclose(value.const_value.numpy(), expected, rtol=1e-6, atol=1e-6)
+        assert tuple(value.shape) == expected.shape == tuple(value.const_value.shape)
