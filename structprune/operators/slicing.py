@@ -162,3 +162,11 @@ class Pad(Operator):
                 left = new.shape(output)[k] - new.before(output, k, output.shape[k] - after)
                 widths[k] = new.before(output, k, before), left
         return replace(self, widths=tuple(widths))
+
+    def constants(self, op: Op, given: Sequence[Known | None], numbers: Numbers) -> Sequence[Known | None]:
+        """Where numbers are put around x, zero is the only constant; in other modes they are those of x."""
+        x = given[0]
+        if x is None or any(size > 1 and any(width) for size, width in zip(x.mask.shape, self.widths, strict=True)):
+            return ()
+        fills = self.is_constant and any(width > 0 for pair in self.widths for width in pair)
+        return (x.where((x.values == 0) & self.fills_zero) if fills else x,)

@@ -19,8 +19,8 @@ from onnx.reference import ReferenceEvaluator
 from torch import nn
 
 import structprune
-from tests.test_fold import Drawn, exported, without_constants
-from tests.test_fold_attacks import DEAD, Images, Moved
+from tests.test_fold import Drawn, check_onnx, exported, without_constants
+from tests.test_fold_attacks import BODIES, DEAD, Images, Moved, images
 
 NUMBERS = np.random.default_rng(0)
 
@@ -230,3 +230,20 @@ def test_a_norm_whose_vectors_do_not_fit_gives_no_raw_error(sizes: tuple[int, ..
         plan.keep = {group.name: [0] for group in structprune.analyze(model).groups}
         plan.apply(model)
     assert without_constants(model)[1] in (0, 3)
+
+
+# The exporter leaves the divisor out, writes slices, or refuses; the reference does not cut by paddings.
+EXPORTED_OTHERWISE = {
+    "a pool with another divisor",
+    "cut by a padding",
+    "borders from the other side",
+    "no bias, a norm of the batch",
+}
+
+
+@pytest.mark.parametrize("name", sorted(set(BODIES) - EXPORTED_OTHERWISE))
+def test_behind_images_as_in_torch(name: str) -> None:
+    body, *counts = BODIES[name]
+    for bias, count in zip((True, False), counts, strict=True):
+        model = exported(Images(*body(), bias=bias), images())
+        assert check_onnx(model, images()) == count
