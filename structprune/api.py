@@ -16,7 +16,7 @@ from structprune.algebra.axis import Axis, unordered
 from structprune.errors import InvalidArgument, PlanMismatch, UnsupportedRatio
 from structprune.frontends import check_output, is_torch, neutral, plain, read, read_state, stored_shapes
 from structprune.frontends.names import matching, numbered
-from structprune.frontends.protocol import Realized
+from structprune.frontends.protocol import Constraints, Realized
 from structprune.options import BLOCKS, Options, check_switches
 from structprune.passes.align import movable
 from structprune.passes.group import Group
@@ -169,16 +169,22 @@ def settle(analysis: Analysis, target: Target, options: Options) -> tuple[Choice
     asked = frontend.constraints(solution, options.output)
     while True:
         try:
-            choice = select(target, asked.ties, asked.frozen)
-        except UnsupportedRatio as error:
-            missed = UnsupportedRatio(unreachable(analysis, len(target.groups), options.of, options.ratio, str(error)))
-            missed.__cause__ = error
+            choice = chosen(analysis, target, options.of, asked)
+        except UnsupportedRatio as missed:
             asked = frontend.instead(asked, missed)
             continue
         found = frontend.realize(Rewrite(solution, choice.kept), asked)
         if isinstance(found, Realized):
             return choice, found
         asked = found
+
+
+def chosen(analysis: Analysis, target: Target, of: str, asked: Constraints) -> Choice:
+    try:
+        return select(target, asked.ties, asked.frozen)
+    except UnsupportedRatio as error:
+        why = unreachable(analysis, len(target.groups), of, target.ratio, str(error))
+        raise UnsupportedRatio(why) from error
 
 
 @contextmanager
