@@ -1270,3 +1270,49 @@ def only_for_a_product_of_parameters(folder: Path) -> Any:
     result = structprune.shrink(model, 0.2, X, only=["w2"])
     assert tuple(result.w1.shape) == (6, 16), "only=['w2'] cut the width that w1 makes"
     return model, result, (X,)
+
+
+# -- tensors without values, and those that are not dense ---------------------------------------------------------------------
+
+
+def _fake(width: int = 16) -> tuple[nn.Module, Tensor]:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        return Small(width), torch.randn(4, 6)
+
+
+@call
+def a_fake_model_outside_of_its_mode(folder: Path) -> Any:
+    return structprune.shrink(_fake()[0], 0.4, X.float())
+
+
+@call
+def a_fake_model_and_its_input(folder: Path) -> Any:
+    return structprune.shrink(*(_fake()[0], 0.4, _fake()[1]))
+
+
+@call
+def a_fake_model_and_no_input(folder: Path) -> Any:
+    return structprune.plan(_fake()[0], 0.4)
+
+
+@call
+def a_fake_input(folder: Path) -> Any:
+    return structprune.shrink(small().float(), 0.4, _fake()[1])
+
+
+for _name, _sparse in {
+    "sparse": lambda m, h: m.middle(h).to_sparse().to_dense(),
+    "sparse_rows": lambda m, h: m.middle(h).to_sparse_csr().to_dense(),
+    "sparse_product": lambda m, h: torch.sparse.mm(h.to_sparse(), m.middle.weight),
+    "sparse_sum": lambda m, h: torch.sparse.sum(h.to_sparse(), 1).to_dense()[:, None] * h,
+    "gammainc": lambda m, h: torch.special.gammainc(h.abs() + 1, m.middle(h).abs()),
+    "gammaincc": lambda m, h: torch.special.gammaincc(m.middle(h).abs() + 1, h.abs()),
+    "zeta": lambda m, h: torch.special.zeta(h.abs() + 2, m.middle(h).abs() + 1),
+    "polygamma": lambda m, h: torch.polygamma(1, h.abs() + 1),
+    "chebyshev": lambda m, h: torch.special.chebyshev_polynomial_t(h.tanh(), 3),
+}.items():
+    INSIDE[f"inside_{_name}"] = _sparse
+    for _output in ("auto", "graph"):
+        inside(f"inside_{_name}", _output)

@@ -333,6 +333,8 @@ def refuse(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if parameter.is_meta:
             raise UnsupportedModel(f"{name} is on the meta device and has no values: load the weights, then shrink")
+        if private.is_fake(parameter):
+            raise UnsupportedModel(f"{name} is a fake tensor and has no values: load the weights, then shrink")
         if is_lazy(parameter):
             raise UnsupportedModel(f"{name} has no shape yet: run the model once, then shrink it")
     if not any(parameter.numel() for parameter in model.parameters()):

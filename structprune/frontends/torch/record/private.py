@@ -94,6 +94,11 @@ def has_autocast_rule(function: Any, device: str) -> bool:
     return key is not None and hasattr(function, "_schema") and bool(function.has_kernel_for_dispatch_key(key))
 
 
+def is_fake(tensor: Tensor) -> bool:
+    """A tensor of torch's FakeTensorMode."""
+    return getattr(tensor, "fake_mode", None) is not None
+
+
 def surrounding_tracer() -> str | None:
     """What stands around this call and traces or transforms, if anything does: nothing can be recorded inside."""
     if _functorch_level is not None and _functorch_level() is not None:

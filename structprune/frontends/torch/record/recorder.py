@@ -94,6 +94,8 @@ class Recorder:
         if tensor.is_nested or tensor.layout is not torch.strided:
             form = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
             raise UnsupportedModel(f"an input is a {form} tensor, which is not supported: give padded, dense tensors")
+        if private.is_fake(tensor):
+            raise UnsupportedModel("an input is a fake tensor, which goes with no others: give one that has values")
         is_plain = not tensor.is_floating_point() and not tensor.is_complex() and tensor.numel() <= LARGEST_CONSTANT
         if self.is_real:
             return tensor

@@ -174,7 +174,8 @@ class Values:
 
 
 def pointer(tensor: Tensor) -> int:
-    return 0 if isinstance(tensor, Ghost) or tensor.device.type == "meta" else tensor.data_ptr()
+    is_without = isinstance(tensor, Ghost) or tensor.device.type == "meta" or tensor.layout is not torch.strided
+    return 0 if is_without else tensor.data_ptr()
 
 
 def place(tensor: Tensor) -> Place:
