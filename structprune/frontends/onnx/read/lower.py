@@ -434,7 +434,8 @@ INTEGERS = {"DequantizeLinear": (0, 1, 2, 1), "MatMulInteger": (1, None, 3, -1),
 
 def quantization(stored: Stored) -> tuple[Numbers | None, Numbers | None]:
     """The scale and the zero point of stored integers, shaped to be multiplied with them and subtracted from them."""
-    for node, place in stored.value.uses():
+    # Looking through all uses for each of them takes the square of their number.
+    for node, place in stored.value.uses() if stored.use is None else (stored.use,):
         if node.domain or node.op_type not in INTEGERS or INTEGERS[node.op_type][0] != place:
             continue
         _, *places, axis = INTEGERS[node.op_type]

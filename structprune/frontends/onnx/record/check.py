@@ -25,6 +25,8 @@ from structprune.frontends.onnx.record.external import Data, check_data
 DEEPEST = 32
 # Nodes once all functions stand written out where they are called.
 MOST_NODES = 50_000
+# Calls of one function, squared, times its nodes: a new name is looked for among all that were made before.
+MOST_NAMES = 1 << 24
 # The largest number of entries that an array can have.
 MOST_ENTRIES = 2**62
 
@@ -234,6 +236,16 @@ def check_calls(main: Sequence[Name], functions: Mapping[Name, Sequence[Name]]) 
             f"its functions, written out where they are called, come to {count_of(sizes[MAIN])} nodes; "
             f"more than {MOST_NODES:,} are not supported"
         )
+    times = Counter((MAIN,))
+    for name in reversed(ready):
+        for each, count in calls[name].items():
+            times[each] += times[name] * count
+    for name, count in times.items():
+        if name != MAIN and count * count * len(inside[name]) > MOST_NAMES:
+            raise UnsupportedModel(
+                f"its function '{printable(name[1])}' is called {count_of(count)} times, which takes too long to write "
+                "out: write the functions out beforehand (onnx.inliner)"
+            )
 
 
 def count_of(number: int) -> str:

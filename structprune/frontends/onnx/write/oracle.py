@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,8 @@ from structprune.graph.graph import Op, Value
 Feeds = Mapping[str, Numbers]
 # What goes wrong is raised; onnxruntime need not print it too.
 ONLY_FATAL = 4
+# Seconds after which the run of a model with loops is stopped.
+LONGEST_OF_LOOPS = 20.0
 
 
 def session(model: ir.Model, is_plain: bool = False) -> onnxruntime.InferenceSession:
@@ -50,11 +54,32 @@ def session(model: ir.Model, is_plain: bool = False) -> onnxruntime.InferenceSes
 
 def run(model: ir.Model, feeds: Feeds, is_plain: bool = False) -> list[Any]:
     try:
-        options = onnxruntime.RunOptions()
-        options.log_severity_level = ONLY_FATAL
-        return list(session(model, is_plain).run(None, dict(feeds), options))
+        return finished(session(model, is_plain), feeds, LONGEST_OF_LOOPS if has_loops(model) else None)
+    except TimeoutError as error:
+        raise CaptureError(f"onnxruntime does not finish the model: {error}") from error
     except Exception as error:
         raise CaptureError(f"onnxruntime does not run the model: {error}") from error
+
+
+def has_loops(model: ir.Model) -> bool:
+    """Nothing but the numbers in a Loop says how often it goes round; all else ends."""
+    graphs = (model.graph, *(function.graph for function in model.functions.values()))
+    return any(node.op_type == "Loop" and not node.domain for graph in graphs for node in graph.all_nodes())
+
+
+def finished(session: onnxruntime.InferenceSession, feeds: Feeds, seconds: float | None) -> list[Any]:
+    """What a run gives. It is stopped when it takes too long, and when the program is interrupted."""
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = ONLY_FATAL
+    pool = ThreadPoolExecutor(1)
+    going = pool.submit(session.run, None, dict(feeds), options)
+    try:
+        return list(going.result(seconds))
+    except FutureTimeout as error:
+        raise TimeoutError(f"one of its loops goes on for more than {seconds:g} seconds") from error
+    finally:
+        options.terminate = True
+        pool.shutdown()
 
 
 def run_inside(model: ir.Model, values: Sequence[ir.Value], feeds: Feeds) -> list[Any]:
