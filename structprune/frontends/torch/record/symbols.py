@@ -17,55 +17,11 @@ from torch import Tensor, nn
 
 from structprune.frontends.torch.record.expression import Attribute
 from structprune.frontends.torch.record.number import Ledger, Node, Number
+from structprune.frontends.torch.record.torchs import FITTED, following, is_torchs, passed_on
 from structprune.frontends.torch.record.tree import modules_of
 
 # Objects further in are no settings of the model.
 DEEPEST_OBJECT = 3
-Weights = Mapping[str, tuple[str, int]]
-# What torch's own modules keep of their sizes are sizes of their parameters: a name, and an axis.
-FOLLOWING: tuple[tuple[type, Weights], ...] = (
-    (nn.Linear, {"out_features": ("weight", 0), "in_features": ("weight", 1)}),
-    (nn.Bilinear, {"out_features": ("weight", 0), "in1_features": ("weight", 1), "in2_features": ("weight", 2)}),
-    (nn.modules.conv._ConvTransposeNd, {"in_channels": ("weight", 0), "out_channels": ("weight", 1)}),
-    (nn.modules.conv._ConvNd, {"out_channels": ("weight", 0), "in_channels": ("weight", 1)}),
-    (nn.modules.batchnorm._NormBase, {"num_features": ("weight", 0)}),
-    (nn.Embedding, {"num_embeddings": ("weight", 0), "embedding_dim": ("weight", 1)}),
-    (nn.EmbeddingBag, {"num_embeddings": ("weight", 0), "embedding_dim": ("weight", 1)}),
-    (nn.RNNBase, {"input_size": ("weight_ih_l0", 1), "hidden_size": ("weight_hh_l0", 1)}),
-    (nn.RNNCellBase, {"input_size": ("weight_ih", 1), "hidden_size": ("weight_hh", 1)}),
-    (nn.GroupNorm, {"num_channels": ("weight", 0)}),
-    (nn.PReLU, {"num_parameters": ("weight", 0)}),
-)
-# Of attention, the parts are fitted together.
-FITTED = frozenset(("embed_dim", "kdim", "vdim", "num_heads", "head_dim"))
-# Of torch's own modules, these pass numbers on that may be sizes.
-PASSED_ON: tuple[tuple[type, frozenset[str]], ...] = (
-    (nn.modules.conv._ConvNd, frozenset(("groups",))),
-    (nn.GroupNorm, frozenset(("num_groups",))),
-    (nn.LayerNorm, frozenset(("normalized_shape",))),
-    (nn.RMSNorm, frozenset(("normalized_shape",))),
-    (nn.ChannelShuffle, frozenset(("groups",))),
-    (nn.Unflatten, frozenset(("unflattened_size",))),
-)
-
-
-def following(module: nn.Module) -> Weights:
-    """The attributes that say how large a parameter is, and which."""
-    found = next((names for kind, names in FOLLOWING if isinstance(module, kind)), {})
-    is_projected = isinstance(module, nn.RNNBase) and module.proj_size
-    is_grouped = isinstance(module, nn.modules.conv._ConvNd) and module.groups != 1
-    return {} if is_projected or is_grouped else found
-
-
-def is_torchs(module: nn.Module) -> bool:
-    return type(module).__module__.startswith("torch.nn.")
-
-
-def passed_on(module: nn.Module) -> list[str]:
-    """The attributes that one of torch's own modules gives its operators under the same names."""
-    return [name for kind, names in PASSED_ON if isinstance(module, kind) for name in names]
-
-
 def numeric_attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
     """The attributes of a module that may hold sizes its operators are given."""
     if is_torchs(module):

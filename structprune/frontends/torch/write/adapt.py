@@ -20,14 +20,15 @@ from structprune.frontends.torch.read.lower import lower
 from structprune.frontends.torch.record.expression import Attribute, Size, leaves
 from structprune.frontends.torch.record.record import Arguments, Capture, Stopped
 from structprune.frontends.torch.record.result import first_said_otherwise
-from structprune.frontends.torch.record.symbols import ALL_PLAIN, is_torchs, passed_on, set_numbers
+from structprune.frontends.torch.record.symbols import ALL_PLAIN, set_numbers
+from structprune.frontends.torch.record.torchs import is_torchs, passed_on, true_sizes
 from structprune.frontends.torch.record.training import record_like, touched
 from structprune.frontends.torch.record.tree import modules_of, paths_of
 from structprune.frontends.torch.write.attention import fit_attention
 from structprune.frontends.torch.write.compare import Comparison, Difference
 from structprune.frontends.torch.write.constraints import Code, held_at, values_of
 from structprune.frontends.torch.write.equations import changes_of, solve
-from structprune.frontends.torch.write.module import small_copy, true_sizes
+from structprune.frontends.torch.write.module import small_copy
 from structprune.graph.edit import Changes, by_name
 from structprune.graph.graph import Op
 from structprune.passes.propagate import Solution, extended

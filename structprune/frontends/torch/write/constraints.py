@@ -19,7 +19,8 @@ from structprune.algebra.order import Indices
 from structprune.frontends.torch.read.index import makers as makers_in
 from structprune.frontends.torch.record.expression import Attribute, Expression, Leaf, Size, leaves
 from structprune.frontends.torch.record.record import Capture
-from structprune.frontends.torch.record.symbols import is_torchs, number_at
+from structprune.frontends.torch.record.symbols import number_at
+from structprune.frontends.torch.record.torchs import is_torchs
 from structprune.frontends.torch.record.tree import modules_of
 from structprune.frontends.torch.write.decided import is_decision
 from structprune.frontends.torch.write.equations import Equation, changes_of, equations_of, literals_of, solve

@@ -142,38 +142,3 @@ def differs(old: Any, new: Any) -> bool:
     if isinstance(old, list | tuple) and isinstance(new, list | tuple):
         return list(old) != list(new)
     return bool(old != new)
-
-
-# -- attributes ------------------------------------------------------------------------------------
-
-
-def true_sizes(module: nn.Module) -> None:
-    """Set the sizes that torch's own modules remember to those of their parameters."""
-    match module:
-        case nn.Linear():
-            module.out_features, module.in_features = module.weight.shape
-        case nn.Bilinear():
-            module.out_features, module.in1_features, module.in2_features = module.weight.shape
-        case nn.modules.conv._ConvTransposeNd():
-            module.in_channels, module.out_channels = module.weight.shape[0], module.weight.shape[1] * module.groups
-        case nn.modules.conv._ConvNd():
-            module.out_channels, module.in_channels = module.weight.shape[0], module.weight.shape[1] * module.groups
-        case nn.modules.batchnorm._NormBase():
-            known = next((t for t in (module.weight, module.running_mean) if t is not None), None)
-            module.num_features = module.num_features if known is None else known.shape[0]
-        case nn.GroupNorm():
-            module.num_channels = module.num_channels if module.weight is None else module.weight.shape[0]
-        case nn.Embedding() | nn.EmbeddingBag():
-            module.num_embeddings, module.embedding_dim = module.weight.shape
-        case nn.PReLU():
-            module.num_parameters = module.weight.shape[0]
-        case nn.modules.rnn.RNNBase():
-            gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
-            module.hidden_size = module.get_parameter("weight_hh_l0").shape[0] // gates
-            module.proj_size = module.get_parameter("weight_hr_l0").shape[0] if module.proj_size else 0
-            module.input_size = module.get_parameter("weight_ih_l0").shape[1]
-        case nn.RNNCellBase():
-            module.hidden_size = module.get_parameter("weight_hh").shape[1]
-            module.input_size = module.get_parameter("weight_ih").shape[1]
-        case _:
-            return
