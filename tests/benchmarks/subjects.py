@@ -178,6 +178,13 @@ def by_structprune(subject: Subject, model: nn.Module, inputs: Any, ratio: float
     return small
 
 
+def by_structprune_without_numbers(subject: Subject, model: nn.Module, inputs: Any, ratio: float) -> nn.Module:
+    import structprune
+
+    small: nn.Module = structprune.shrink(model, ratio, inputs, verify="shapes")
+    return small
+
+
 def by_torch_pruning(subject: Subject, model: nn.Module, inputs: Any, ratio: float) -> nn.Module:
     """As its README says: magnitude of whole groups, the same share of every width, the classifier left alone.
 
@@ -201,6 +208,7 @@ def by_torch_pruning(subject: Subject, model: nn.Module, inputs: Any, ratio: flo
 
 TOOLS: dict[str, Callable[[Subject, nn.Module, Any, float], nn.Module]] = {
     "structprune": by_structprune,
+    "structprune, shapes": by_structprune_without_numbers,
     "torch-pruning": by_torch_pruning,
 }
 
