@@ -219,6 +219,8 @@ MIDDLES: dict[str, Forward] = {
     "glu": lambda m, h: F.glu(torch.cat([m.mix(h), h], -1)),
     "out_argument": lambda m, h: torch.mul(h.detach(), 2, out=torch.empty_like(h)) + m.mix(h),
     "inner_product": lambda m, h: torch.inner(h, m.mix.weight).tanh(),
+    "quantile": lambda m, h: h * h.quantile(0.3, dim=1, keepdim=True),
+    "quantiles": lambda m, h: h * h.quantile(torch.tensor([0.2, 0.7], dtype=h.dtype), dim=1).sum(0)[:, None],
     "trapezoid": lambda m, h: h * torch.trapezoid(h, dim=1)[:, None],
 }
 for _name, _middle in MIDDLES.items():

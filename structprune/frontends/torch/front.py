@@ -39,6 +39,7 @@ from structprune.frontends.torch.write.graph_module import (
     build_graph_module,
     other_runs,
     runs_elsewhere,
+    unfollowed,
 )
 from structprune.frontends.torch.write.module import arrays
 from structprune.frontends.torch.write.trial import Trials, shown
@@ -171,7 +172,8 @@ class TorchFrontend:
         captures = [*self.captures, *([] if recorded.training is None else [recorded.training])]
         if recorded.wider is not None:
             rewrite = Rewrite(recorded.wider, rewrite.kept)
-        bound = bound_to(captures, runs_elsewhere(self.model, self.arguments, self.capture)[1])
+        others, elsewhere = runs_elsewhere(self.model, self.arguments, self.capture)
+        bound = bound_to(captures, elsewhere, list(unfollowed(self.capture, others)))
         return Realized(rewrite, "graph", joined(asked.note, *bound), captures)
 
     def make(self, realized: Realized, edits: Sequence[Edit]) -> nn.Module:

@@ -33,8 +33,11 @@ def follows_inputs(expression: Expression) -> bool:
     return any(isinstance(leaf, Size) and leaf.value.parameter is None for leaf in leaves(expression))
 
 
-def bound_to(captures: Sequence[Capture], sizes: Sequence[str]) -> Iterator[str]:
+def bound_to(captures: Sequence[Capture], sizes: Sequence[str], unfollowed: Sequence[str]) -> Iterator[str]:
     """What a graph does not hold for."""
+    if unfollowed:
+        more = f" and {len(unfollowed) - 1} more" if len(unfollowed) > 1 else ""
+        yield f"the graph is bound to the example's sizes: {unfollowed[0]}{more} has numbers that follow them unseen"
     if sizes:
         yield f"the graph is bound to the example's sizes: inputs that differ in {', '.join(sizes)} go another way"
     if any(capture.plain.everything for capture in captures):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -194,38 +194,86 @@ class Editor:
         if isinstance(value, list | tuple) and all(isinstance(r, list | tuple) and len(r) == len(value) for r in runs):
             items = [self.dynamic(v, list(r), tensors) for v, r in zip(value, zip(*runs, strict=True), strict=True)]
             return value if all(a is b for a, b in zip(items, value, strict=True)) else items
-        if type(value) is not int or any(type(run) is not int for run in runs) or len(set(runs)) == 1:
+        if not is_open(value, runs):
             return value
-        sizes = self.sizes(tensors)
-        for node, new, numbers in sizes:
-            if numbers == runs and new == value:
-                return self.graph.call_function(torch.ops.aten.sym_size.int, node)
-        # A product: for each run in which it differs, a size that differs in that run alone.
+        sizes = open_sizes(tensors)
+        for (whole, axis), numbers in sizes.items():
+            if list(numbers) == runs and self.shape(whole)[axis] == value:
+                return self.size(whole, axis)
+        kept = {(whole, axis): each for (whole, axis), each in sizes.items() if self.shape(whole)[axis] == each[0]}
         result: Any = value
-        for which, run in enumerate(runs):
-            if run == runs[0]:
-                continue
-            for node, new, numbers in sizes:
-                varies = [k for k, number in enumerate(numbers) if number != numbers[0]]
-                if varies == [which] and run * numbers[0] == runs[0] * numbers[which] and new == numbers[0]:
-                    size = self.graph.call_function(torch.ops.aten.sym_size.int, node)
-                    whole = self.graph.call_function(operator.mul, (result, size))
-                    result = self.graph.call_function(operator.floordiv, (whole, new))
-                    break
+        for whole, axis in factors_of(runs, kept) or ():
+            product = self.graph.call_function(operator.mul, (result, self.size(whole, axis)))
+            result = self.graph.call_function(operator.floordiv, (product, whole.shape[axis]))
         return result
 
-    def sizes(self, tensors: list[list[Value]]) -> list[tuple[tuple[fx.Node, int], int, list[int]]]:
-        """Every size at hand that is not the same in all runs: its node, its new value, its value in each run."""
-        found = []
-        for values in zip(*tensors, strict=True):
-            shape = self.shape(values[0])
-            for axis, numbers in enumerate(zip(*(value.shape for value in values), strict=True)):
-                if len(set(numbers)) > 1:
-                    found.append(((self.program.node(values[0]), axis), shape[axis], list(numbers)))
-        return found
+    def size(self, value: Value, axis: int) -> fx.Node:
+        return self.graph.call_function(torch.ops.aten.sym_size.int, (self.program.node(value), axis))
 
     def shape(self, value: Value) -> Shape:
         return value.shape if self.rewrite is None else self.rewrite.shape(value)
+
+
+# -- numbers of unknown origin -----------------------------------------------------------------------
+
+OpenSizes = Mapping[tuple[Value, int], tuple[int, ...]]
+
+
+def is_open(value: Any, runs: Sequence[Any]) -> bool:
+    """A whole number that was not the same in all runs."""
+    return type(value) is int and all(type(run) is int for run in runs) and len(set(runs)) > 1
+
+
+def open_sizes(tensors: Sequence[Sequence[Value]]) -> OpenSizes:
+    """Every size at hand that was not the same in all runs, with what it was in each."""
+    found: dict[tuple[Value, int], tuple[int, ...]] = {}
+    for values in zip(*tensors, strict=True):
+        for axis, numbers in enumerate(zip(*(value.shape for value in values), strict=True)):
+            if len(set(numbers)) > 1:
+                found[values[0], axis] = numbers
+    return found
+
+
+def factors_of(runs: Sequence[int], sizes: OpenSizes) -> list[tuple[Value, int]] | None:
+    """The sizes that a number is a product with: for each run in which it differs, one that differs there alone."""
+    found: list[tuple[Value, int]] = []
+    for which, run in enumerate(runs):
+        if run == runs[0]:
+            continue
+        for place, numbers in sizes.items():
+            varies = [k for k, number in enumerate(numbers) if number != numbers[0]]
+            if varies == [which] and run * numbers[0] == runs[0] * numbers[which]:
+                found.append(place)
+                break
+        else:
+            return None
+    return found
+
+
+def unfollowed(capture: Capture, others: Sequence[Capture]) -> Iterator[str]:
+    """The operators with numbers that change with the inputs' sizes in a way that a graph does not know."""
+    for index, call in enumerate(capture.calls) if others else ():
+        twins = [other.calls[index] for other in others]
+        if not hasattr(call.target, "_schema"):
+            continue
+        bounds = [bind(each.target, each.args, each.kwargs) for each in (call, *twins)]
+        names = [name for name in bounds[0] if name not in call.expressions]
+        opened = [runs for name in names for runs in numbers_of([bound.get(name) for bound in bounds])]
+        if not opened:
+            continue
+        records = zip((call, *twins), (capture, *others), strict=True)
+        sizes = open_sizes([[*each.tensors(), *recorded.inputs] for each, recorded in records])
+        if any(tuple(runs) not in sizes.values() and factors_of(runs, sizes) is None for runs in opened):
+            yield f"{call.target} at {call.where}"
+
+
+def numbers_of(runs: Sequence[Any]) -> Iterator[Sequence[int]]:
+    """The open numbers in an argument, each as it was in all runs."""
+    if all(isinstance(run, list | tuple) and len(run) == len(runs[0]) for run in runs):
+        for items in zip(*runs, strict=True):
+            yield from numbers_of(items)
+    elif is_open(runs[0], runs):
+        yield runs
 
 
 def number_of(model: nn.Module, leaf: Leaf) -> int:
