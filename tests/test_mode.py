@@ -53,7 +53,7 @@ NOISE: dict[str, Forward] = {
     "only_then": lambda m, x: F.dropout(m.a(x), 0.5) if m.training else m.a(x),
     "depth": lambda m, x: in_heads(m, depth(m, m.a(x)) + m.b(x)),
     "drawn": lambda m, x: in_heads(m, noisy(m, m.a(x))),
-    "scaled": lambda m, x: m.a(x) * torch.rand(len(x), 1) / 0.5 if m.training else m.a(x),
+    "scaled": lambda m, x: m.a(x) * torch.rand(x.shape[0], 1) / 0.5 if m.training else m.a(x),
     "attention": lambda m, x: F.scaled_dot_product_attention(m.a(x), m.b(x), m.a(x), dropout_p=0.2 * m.training),
 }
 MORE: dict[str, Forward] = {
@@ -63,6 +63,8 @@ MORE: dict[str, Forward] = {
     "another_order": lambda m, x: in_heads(m, m.a(x).relu() if m.training else m.a(x).tanh()),
     "compared": lambda m, x: m.a(x) * (2 if not m.training or m.heads > 3 else 3),
     "counted": lambda m, x: m.a(x) * (2 if not m.training or float(m.heads) > 3 else 3),
+    "noise_of_a_width": lambda m, x: m.a(x) * torch.rand(8) if m.training else m.a(x),
+    "memory_of_a_width": lambda m, x: m.a(x) * x.new_empty(1, 8).bernoulli_(0.5) if m.training else m.a(x),
     "noise_of_a_number": lambda m, x: m.a(x) * torch.rand(m.heads * 2) if m.training else m.a(x) * 1,
     "scaled_in_one": lambda m, x: m.a(x) / 0.5 if m.training else m.a(x) * 1,
     "other_output": lambda m, x: m.a(x) + 0 * m.b(x) if m.training else 0 * m.b(x),

@@ -192,7 +192,13 @@ def is_new_noise(call: Call, name: str) -> bool:
     """What chance makes, and memory for it, of sizes that follow from tensors."""
     is_random = torch.Tag.nondeterministic_seeded in getattr(call.target, "tags", ())
     is_all_random = is_random and (not list(call.tensors()) or name.endswith(("_like", "_")))
-    return (is_all_random or name in EMPTY) and not any(map(holds_attribute, call.expressions.values()))
+    if not is_all_random and name not in EMPTY:
+        return False
+    sizes = bind(call.target, call.args, call.kwargs).get("size", ())
+    made = call.expressions.get("size") or (None,) * len(sizes)
+    # A size that the code holds as it is may be that of a width.
+    is_open = all(size == 1 or each is not None for size, each in zip(sizes, made, strict=True))
+    return is_open and not any(map(holds_attribute, call.expressions.values()))
 
 
 def holds_attribute(expression: Any) -> bool:
