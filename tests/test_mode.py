@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from collections.abc import Callable
 
 import pytest
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from structprune.frontends.torch.record.capture import record
+from structprune.frontends.torch.record.kept import is_foreign
 from structprune.frontends.torch.record.mode import adds_noise_alone, can_ask
 from structprune.frontends.torch.record.record import Run
 from structprune.frontends.torch.record.training import record_in_training
@@ -131,6 +134,21 @@ class Norm(nn.BatchNorm1d):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) * (2 if self.training else 1)
+
+
+def test_code_of_a_file_with_a_name_of_the_standard_library_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user's `profile.py`: found first, where the standard library's is not imported."""
+    forward = "    def forward(self, x):\n        return x if self.training else -x\n"
+    source = f"from torch import nn\nclass Asks(nn.Module):\n{forward}"
+    module = types.ModuleType("profile")
+    module.__file__ = "/home/someone/profile.py"
+    exec(compile(source, module.__file__, "exec"), vars(module))
+    monkeypatch.setitem(sys.modules, "profile", module)
+    is_foreign.cache_clear()
+    try:
+        assert can_ask(module.Asks())
+    finally:
+        is_foreign.cache_clear()
 
 
 @pytest.mark.parametrize(

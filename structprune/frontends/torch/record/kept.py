@@ -7,6 +7,8 @@ classes make of reading and writing does not count.
 from __future__ import annotations
 
 import functools
+import os
+import sys
 import types
 import weakref
 from array import array
@@ -15,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from operator import is_
+from pathlib import Path
 from queue import Queue
 from sys import stdlib_module_names
 from threading import local
@@ -39,13 +42,19 @@ LARGEST = 100_000
 MOST_BYTES = 1 << 24
 IS_OF_PYTHON = 1 << 9  # the flag of classes that a `class` statement made
 ABSENT = object()
+STANDARD_LIBRARY = f"{Path(os.__file__).parent}{os.sep}"
 Restore = Callable[[], None]
 
 
+@functools.lru_cache(maxsize=4096)
 def is_foreign(module: str | None) -> bool:
     """The code of torch, numpy, the standard library and this package keeps nothing of a model."""
     root = (module or "builtins").partition(".")[0]
-    return root in ("torch", "numpy", "structprune") or (root in stdlib_module_names and root != "__main__")
+    if root not in stdlib_module_names or root == "__main__":
+        return root in ("torch", "numpy", "structprune")
+    # A file of the user's may have such a name, too.
+    file = getattr(sys.modules.get(root), "__file__", None)
+    return file is None or (file.startswith(STANDARD_LIBRARY) and "site-packages" not in file)
 
 
 @contextmanager
