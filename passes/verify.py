@@ -109,6 +109,9 @@ def first_that_runs(trials: Iterable[Trial], name: str) -> Verification:
             continue
         difference = largest_difference(expected, found)
         if not difference.error <= trial.tolerance:
+            if largest_difference(expected, trial.original(0)).error > trial.tolerance:
+                notes[f"the original gives other results each time on {trial.inputs} in {trial.dtype}"] = None
+                continue
             moved = [trial.original(seed) for seed in SEEDS]
             difference = largest_difference(expected, found, moved, trial.tolerance)
         if difference.error <= trial.tolerance:

@@ -164,8 +164,13 @@ class Draws(nn.Module):
 @pytest.mark.parametrize("output", ["module", "graph"])
 def test_numeric_verification_of_a_model_that_draws(output: str) -> None:
     torch.manual_seed(0)
-    small = structprune.shrink(Draws(False), 0.5, torch.randn(5, 6), verify="numeric", output=output)
+    model, x = Draws(False), torch.randn(5, 6)
+    plan = structprune.plan(model, 0.5, x, verify="numeric", output=output)
+    small = plan.apply(model)
     assert small.mean.weight.shape[0] < 32
+    # The same is drawn for what stays, whatever is drawn for what goes; at another batch size, too.
+    assert plan.report is not None and plan.report.error is not None and plan.report.error < 1e-12
+    assert "inputs of 2x6, other sizes than recorded" in str(plan)
 
 
 def test_numeric_verification_of_a_model_that_draws_and_reads_data() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -286,6 +287,21 @@ def test_an_original_that_does_not_run_here_is_named(monkeypatch: pytest.MonkeyP
     assert plan.report is not None and plan.report.error is None
     assert "not verified with numbers: the original does not run on inputs of 2x6 in float64: " in str(plan)
     assert "RuntimeError: no kernel for this device" in str(plan)
+
+
+def test_an_original_that_gives_something_else_each_time_proves_nothing() -> None:
+    given = itertools.count()
+    results = {"output 0": np.ones(3)}
+
+    def original(seed: int) -> Any:
+        return {"output 0": np.ones(3) * next(given)}
+
+    chance = Trial("inputs of 2x6", "float64", 1e-9, original, lambda: results)
+    steady = Trial("inputs of 4x6", "float32", 1e-9, lambda seed: results, lambda: results)
+    found = verify([chance, steady], "Net")
+    assert (found.error, found.dtype) == (0.0, "float32")
+    assert found.note == "the original gives other results each time on inputs of 2x6 in float64"
+    assert verify([chance], "Net").error is None
 
 
 def test_another_size_only_where_the_model_takes_it() -> None:

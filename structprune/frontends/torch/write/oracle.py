@@ -120,15 +120,29 @@ class Interceptor(Recorder):
 def over_kept(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], rewrite: Rewrite) -> Any:
     """Run the small operator on the kept entries, and spread its results over zeros."""
     call: Call = op.source
-    names = bind(call.target, call.args, call.kwargs)
-    given = bind(call.target, args, kwargs)
-    for name, value in names.items():
+    recorded = bind(call.target, call.args, call.kwargs)
+    whole = bind(call.target, args, kwargs)
+    given = dict(whole)
+    for name, value in recorded.items():
         if isinstance(value, Value):
-            given[name] = gathered(given[name], value, rewrite)
-    given.update(new_arguments(call, rewrite.literals(op)))
+            given[name] = gathered(whole[name], value, rewrite)
+    for name, after in new_arguments(call, rewrite.literals(op)).items():
+        given[name] = changed_entries(whole.get(name), recorded.get(name), after)
     result = invoke(call, given)
     spread = [scattered(small, value, rewrite) for small, value in zip(tensors_in(result), call.outputs, strict=True)]
+    for argument in call.target._schema.arguments:
+        name, is_written = argument.name, argument.alias_info is not None and argument.alias_info.is_write
+        if is_written and isinstance(whole.get(name), Tensor) and given[name] is not whole[name]:
+            # What was written is a copy of what the code holds.
+            whole[name].copy_(scattered(given[name], recorded[name], rewrite))
     return spread[0] if isinstance(result, Tensor) else tuple(spread)
+
+
+def changed_entries(here: Any, recorded: Any, after: Any) -> Any:
+    """An argument in the smaller model; where its entries stay what they were, those of the inputs at hand."""
+    if isinstance(here, list | tuple) and isinstance(after, list | tuple) and len(here) == len(recorded) == len(after):
+        return [changed_entries(*each) for each in zip(here, recorded, after, strict=True)]
+    return here if after == recorded else after
 
 
 def invoke(call: Call, arguments: Mapping[str, Any]) -> Any:
