@@ -37,8 +37,8 @@ KEEPERS = (types.SimpleNamespace, local, UserDict, UserList, ChainMap, Queue, nn
            weakref.WeakKeyDictionary, weakref.WeakValueDictionary, weakref.WeakSet)  # fmt: skip
 # Their own methods are used, whatever a subclass makes of them.
 BASES: tuple[Any, ...] = (OrderedDict, dict, list, deque, set)
-# Not looked into any further: nobody keeps a cache of so many things, or of so many bytes.
-LARGEST = 100_000
+# Nearer things first; then no further: nobody keeps a cache of so many things, or of so many bytes.
+MOST_OBJECTS = 20_000
 MOST_BYTES = 1 << 24
 IS_OF_PYTHON = 1 << 9  # the flag of classes that a `class` statement made
 ABSENT = object()
@@ -75,7 +75,7 @@ class Keeper:
     def __init__(self) -> None:
         self.restores: list[Restore] = []
         self.seen: set[int] = set()
-        self.left = LARGEST
+        self.left = MOST_OBJECTS
         self.bytes_left = MOST_BYTES
         self.unread: list[Iterable[Any]] = []
 
@@ -87,7 +87,10 @@ class Keeper:
                 kind: Any = type(value)
                 if kind not in NO_CONTAINERS and id(value) not in self.seen:
                     self.seen.add(id(value))
+                    self.left -= 1
                     self.look_into(value, kind)
+            if self.left <= 0:
+                return
 
     def look_into(self, value: Any, kind: Any) -> None:
         if issubclass(kind, CONTAINERS):
@@ -136,6 +139,7 @@ class Keeper:
 
     def type(self, value: Any) -> None:
         content = dict(vars(value))
+        self.left -= len(content)
         self.restores.append(lambda: put_names_back(value, content))
         self.unread.append(content.values())
 
