@@ -321,6 +321,7 @@ def test_other_sizes_are_made_of_what_is_there() -> None:
     assert bold[1]["mask"].shape == (2, 1, 3, 3)
     assert careful[0][0].tolist() == [[7, 8, 9, 10]] * 2
     assert [tuple(each[0][0].shape) for each in other_sizes(((torch.ones(2, 3, 224, 224),), {}))] == [
+        (3, 3, 64, 64),
         (3, 3, 96, 96),
         (3, 3, 224, 224),
     ]

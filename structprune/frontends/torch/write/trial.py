@@ -298,9 +298,12 @@ def other_sizes(arguments: Arguments) -> Iterator[Arguments]:
         return  # nothing in them is there to be repeated
     batch = first.shape[0]
     other_batch = 2 if batch != 2 else 3
-    positions = {size: smaller(size, tensor) for tensor in tensors_in(arguments) for size in open_sizes(tensor)}
+    tensors = list(tensors_in(arguments))
+    quarters, halves = (
+        {size: smaller(size, tensor, parts) for tensor in tensors for size in open_sizes(tensor)} for parts in (4, 2)
+    )
     tried: list[list[tuple[int, ...]]] = []
-    for changes in (positions, {}):
+    for changes in (quarters, halves, {}):
 
         def resized(tensor: Tensor, changes: Mapping[int, int] = changes) -> Tensor:
             for axis, size in enumerate(tensor.shape):
@@ -329,11 +332,11 @@ def open_sizes(tensor: Tensor) -> list[int]:
     return [tensor.shape[axis] for axis in open_axes(tensor)]
 
 
-def smaller(size: int, tensor: Tensor) -> int:
-    """About three quarters; of images half, in multiples of 32, in which most models go down."""
+def smaller(size: int, tensor: Tensor, parts: int) -> int:
+    """About three quarters; of images one of so many parts, in multiples of 32, in which most models go down."""
     if not tensor.is_floating_point():
         return max(1, size * 3 // 4)
-    return size // 2 // 32 * 32 if size >= 64 else size
+    return max(size // parts // 32, 2 if size > 64 else 1) * 32 if size >= 64 else size
 
 
 def shown(arguments: Arguments) -> str:
