@@ -29,6 +29,8 @@ SHARE_DOUBLE, SHARE_OWN = 0.25, 0.5
 # Multiply-accumulates of a forward pass that take a quarter of a second in float64. Beyond, its own types serve,
 # and inputs of other sizes are computed only if they are no larger than those that were given.
 CHEAP, NO_LARGER = 1e9, 1.25
+# Torch's convolutions in float64 are slow on a CPU: more than that would take longer than the rest of the work.
+CHEAP_FOR_TORCH = 2e8
 
 
 class CannotRun(Exception):

@@ -369,6 +369,7 @@ def test_what_takes_long_is_compared_where_it_was_given_and_its_shapes_elsewhere
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(trial, "CHEAP", 0.0)
+    monkeypatch.setattr(trial, "CHEAP_FOR_TORCH", 0.0)
     one = X[:1]
     plan = planned(Net(), one)
     assert "(float32, inputs of 1x6); on inputs of 2x6 the shapes are right" in str(plan)
@@ -388,6 +389,7 @@ def test_shapes_at_another_size_that_are_wrong(monkeypatch: pytest.MonkeyPatch) 
         model.most = 1
 
     monkeypatch.setattr(trial, "CHEAP", 0.0)
+    monkeypatch.setattr(trial, "CHEAP_FOR_TORCH", 0.0)
     broken(monkeypatch, limit)
     with pytest.raises(VerificationError, match=r"output 0 has shape \(1, 5\) in place of \(2, 5\)"):
         structprune.shrink(Limited().eval(), 0.4, X[:1])

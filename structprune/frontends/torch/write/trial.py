@@ -27,7 +27,17 @@ from structprune.frontends.torch.write.module import arrays, edited
 from structprune.frontends.torch.write.oracle import Interceptor, changed_ops, expected_outputs, same_chance
 from structprune.graph.edit import Changes
 from structprune.passes.rewrite import Rewrite
-from structprune.passes.verify import CHEAP, NO_LARGER, SHARE_DOUBLE, CannotRun, Outputs, Trial, free_memory, too_large
+from structprune.passes.verify import (
+    CHEAP,
+    CHEAP_FOR_TORCH,
+    NO_LARGER,
+    SHARE_DOUBLE,
+    CannotRun,
+    Outputs,
+    Trial,
+    free_memory,
+    too_large,
+)
 
 DOUBLE = {torch.float32: torch.float64, torch.float16: torch.float64, torch.bfloat16: torch.float64}
 TOLERANCE = 1e-9
@@ -168,7 +178,7 @@ class Trials:
         devices = {tensor.device for _, tensor in stored(self.model)}
         if self.floats == {torch.float64} or any(device.type not in ("cpu", "cuda") for device in devices):
             return False
-        if self.work(arguments) > CHEAP or any(call.region is not None for call in self.capture.calls):
+        if self.work(arguments) > CHEAP_FOR_TORCH or any(call.region is not None for call in self.capture.calls):
             return False  # autocast leaves float64 as it is
         needed = 8 * sum(tensor.numel() for _, tensor in stored(self.model) if tensor.dtype in DOUBLE)
         return all(needed <= SHARE_DOUBLE * free_on(device) for device in devices)
